@@ -1,0 +1,7 @@
+"""The backbone families; this union is their registry."""
+
+from finetune.backbones.timm import Timm
+
+AnyBackbone = Timm
+
+__all__ = ["AnyBackbone", "Timm"]

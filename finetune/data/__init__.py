@@ -1,0 +1,14 @@
+"""The data sources; this union is their registry."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from finetune.data.digits import Digits
+from finetune.data.hub import HubData
+from finetune.data.image_folder import ImageFolder
+from finetune.data.table import TableData
+
+AnyData = Annotated[Digits | HubData | ImageFolder | TableData, Field(discriminator="kind")]
+
+__all__ = ["AnyData", "Digits", "HubData", "ImageFolder", "TableData"]

@@ -1,0 +1,55 @@
+"""What can go wrong, as a tree.
+
+    FinetuneError              any of the below; the command line prints it and exits with its code
+    ├── RecipeError            an unknown recipe, key, value or type
+    ├── DataError              a path, column, label or file that cannot be used
+    ├── BackboneError          a model or weights that cannot be had
+    ├── RunError               a run folder that is taken, changed, full or damaged
+    ├── TrainingError          a non-finite loss, a frozen weight that moved, memory that ran out
+    └── Interrupted            SIGTERM or Ctrl-C: the state is saved, the same command goes on
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FinetuneError(Exception):
+    """A mistake or a state of the world that the user can mend; the message says how."""
+
+    exit_code = 2
+
+
+class RecipeError(FinetuneError):
+    """A recipe, key, value or type is not one of those allowed."""
+
+
+class DataError(FinetuneError):
+    """The data cannot be read, or cannot be learned from as it is."""
+
+
+class BackboneError(FinetuneError):
+    """A model or its weights cannot be had."""
+
+
+class RunError(FinetuneError):
+    """The run folder cannot be used as asked."""
+
+
+class TrainingError(FinetuneError):
+    """Training went wrong; the last good state is kept."""
+
+    exit_code = 1
+
+
+class Interrupted(FinetuneError):
+    """Training was asked to stop and has saved its state."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
+
+
+def nearest(given: str, allowed: Iterable[str]) -> str:
+    """Return `" Did you mean 'x'?"` for the closest allowed name, or an empty string."""
+    close = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""

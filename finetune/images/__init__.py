@@ -1,0 +1,1 @@
+"""Images: decoding, the pixel store, and augmentation on batches."""

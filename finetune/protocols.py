@@ -1,0 +1,202 @@
+"""The nouns that meet in the loop, as protocols: nothing here knows a library or a task by name.
+
+    Data      -> Splits     tables with canonical columns ("image", "text", "label", ...)
+    Task      -> Target     what is predicted: encoding, loss, predictions, metrics
+    Backbone  -> Network    a module with ordered layers, a head apart, and its Inputs
+    Method                  which parameters learn, and how fast
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+    from torch import Tensor, nn
+
+Split: TypeAlias = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+Array: TypeAlias = "npt.NDArray[Any]"
+
+
+class Table(Protocol):
+    """Rows in a fixed order with named columns; a `datasets.Dataset` is one.
+
+    An image cell is `{"path": str | None, "bytes": bytes | None}`, undecoded.
+    """
+
+    @property
+    def column_names(self) -> list[str]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Any) -> Any:
+        """Return one row as a dict (int), or one column as a sequence (str)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Three tables with canonical column names, and what was done to get them."""
+
+    train: Table
+    validation: Table
+    test: Table
+    classes: tuple[str, ...] | None
+    """Class names in label order, where the data itself declares them; labels are then indices."""
+    fingerprint: str
+    """Hash over the content of all splits: rows, their order, and their split."""
+    notes: tuple[str, ...] = ()
+    """Plain sentences to be said aloud and kept in the result."""
+    source: Mapping[str, Any] = field(default_factory=dict)
+    """For the model card: what the data is called, its revision and licence."""
+
+    def __getitem__(self, split: Split) -> Table:
+        return {"train": self.train, "validation": self.validation, "test": self.test}[split]
+
+
+@dataclass
+class Batch:
+    """Model inputs by the name of the forward argument, targets by name, first axis the batch."""
+
+    inputs: dict[str, Tensor]
+    targets: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on `device`."""
+        return Batch(
+            {k: v.to(device, non_blocking=True) for k, v in self.inputs.items()},
+            {k: v.to(device, non_blocking=True) for k, v in self.targets.items()},
+        )
+
+
+class Source(Protocol):
+    """The samples of one table as model inputs; holds all randomness of augmentation."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: Array, epoch: int) -> dict[str, Tensor]:
+        """Return raw inputs of these samples on the CPU; a pure function of its arguments.
+
+        A key "partner" (batch,) names the samples whose targets are mixed in, and "share"
+        (batch,) how much of its own target each sample keeps.
+        """
+        ...
+
+    def finish(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what the module's forward takes, on the device where `raw` is."""
+        ...
+
+
+class Inputs(Protocol):
+    """How a backbone wants its rows: the preprocessing that its weights were trained with."""
+
+    columns: tuple[str, ...]
+
+    def source(
+        self, table: Table, cache: Path, *, augmentation: Any = None, seed: int = 0
+    ) -> Source:
+        """Return training inputs if `augmentation` is given, else the native evaluation ones."""
+        ...
+
+
+class Network(Protocol):
+    """A model built for a task: `module(**inputs)` gives outputs of shape (batch, outputs)."""
+
+    module: nn.Module
+    inputs: Inputs
+
+    def layers(self) -> list[list[str]]:
+        """Return the parameter names in order from the input to the head, the head last."""
+        ...
+
+    def features(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return what the head sees, (batch, width)."""
+        ...
+
+    def set_head(self, weight: Tensor, bias: Tensor) -> None:
+        """Put a linear map (outputs, width), (outputs,) into the native head."""
+        ...
+
+    def head(self) -> list[str]:
+        """Return the names of the head's modules."""
+        ...
+
+    def lora_targets(self) -> str:
+        """Return a regular expression over module names: where LoRA belongs in this family."""
+        ...
+
+    def save(self, folder: Path, classes: tuple[str, ...] | None) -> None:
+        """Write weights, configuration, preprocessing and labels in the library's own form."""
+        ...
+
+
+class Target(Protocol):
+    """What one run predicts, bound to its data."""
+
+    classes: tuple[str, ...] | None
+    num_outputs: int
+    metric: str
+    """The metric that chooses on validation; starts with '-' where less is better."""
+
+    def encode(self, table: Table) -> Array:
+        """Return the targets of all rows as one array, first axis the rows."""
+        ...
+
+    def losses(self, outputs: Any, targets: dict[str, Tensor]) -> Tensor:
+        """Return one loss for each sample, (batch,)."""
+        ...
+
+    def predictions(self, outputs: Any) -> Tensor:
+        """Return probabilities (batch, classes), or values (batch, outputs) for regression."""
+        ...
+
+    def scores(self, predictions: Array, targets: Array) -> dict[str, Any]:
+        """Return every metric with its interval and n: `{"accuracy": {"value", "low", ...}}`."""
+        ...
+
+
+@runtime_checkable
+class Data(Protocol):
+    """Where the rows come from."""
+
+    def load(self, columns: Sequence[str]) -> Splits:
+        """Return the splits with these canonical columns; raise DataError otherwise."""
+        ...
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A pretrained model, named."""
+
+    def build(self, num_outputs: int) -> Network:
+        """Return the model with a fresh head; raise BackboneError if it cannot be had."""
+        ...
+
+
+@runtime_checkable
+class Method(Protocol):
+    """Which parameters learn."""
+
+    def prepare(self, network: Network) -> nn.Module:
+        """Mark what learns by `requires_grad`, wrap if needed, and return the module to train."""
+        ...
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What is learned from which columns."""
+
+    columns: tuple[str, ...]
+
+    def bind(self, splits: Splits, train: Any) -> Target:
+        """Read the labels; raise DataError if they cannot be learned from."""
+        ...

@@ -1,0 +1,65 @@
+"""Tasks over images: what is predicted differs, the images and their augmentation do not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from finetune.images.augmentation import Augmentation
+from finetune.schema import Noun
+
+if TYPE_CHECKING:
+    from finetune.protocols import Splits, Target
+
+
+class ImageClassification(Noun):
+    """One class for each image."""
+
+    kind: Literal["image-classification"] = "image-classification"
+    augmentation: Augmentation = Augmentation()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that this task reads."""
+        return ("image", "label")
+
+    def bind(self, splits: Splits, train: Any) -> Target:
+        """Return the classes of `splits` as a target; raise DataError if there are fewer than 2."""
+        from finetune.targets import Classes
+
+        return Classes.of(splits, train)
+
+
+class MultiLabelImageClassification(Noun):
+    """Any number of labels for each image."""
+
+    kind: Literal["multi-label-image-classification"] = "multi-label-image-classification"
+    augmentation: Augmentation = Augmentation()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that this task reads."""
+        return ("image", "label")
+
+    def bind(self, splits: Splits, train: Any) -> Target:
+        """Return the label set of `splits` as a target; raise DataError if it is empty."""
+        from finetune.targets import LabelSets
+
+        return LabelSets.of(splits, train)
+
+
+class ImageRegression(Noun):
+    """A number for each image."""
+
+    kind: Literal["image-regression"] = "image-regression"
+    augmentation: Augmentation = Augmentation()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that this task reads."""
+        return ("image", "label")
+
+    def bind(self, splits: Splits, train: Any) -> Target:
+        """Return the range of `splits` as a target; raise DataError where a value is no number."""
+        from finetune.targets import Numbers
+
+        return Numbers.of(splits, train)
