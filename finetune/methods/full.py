@@ -1,0 +1,96 @@
+"""Full fine-tuning, of all layers or the top ones, and tuning of norms and biases alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveInt
+
+from finetune.errors import RecipeError
+from finetune.schema import Noun
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from finetune.protocols import Network
+
+
+class Full(Noun):
+    """All weights learn, or those of the top layers; lower layers may learn more slowly."""
+
+    kind: Literal["full"] = "full"
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor on the learning rate from each layer to the one below it."""
+    train_layers: PositiveInt | None = None
+    """How many of the top layers learn, the head counted; all if not given."""
+    unfreeze_epochs: NonNegativeFloat = 0.0
+    """Epochs after which one more layer, from the head down, starts to learn; 0 is all at once."""
+    freeze_norm: bool = False
+    """Hold BatchNorm at its pretrained statistics, scale and shift."""
+    start: Literal["random", "linear-probe"] = "random"
+    """The first head; `linear-probe` fits it on frozen features (Kumar et al. 2022,
+    arXiv:2202.10054)."""
+
+    def prepare(self, network: Network) -> nn.Module:
+        """Let the top layers learn and freeze the rest; raise RecipeError if there are too few."""
+        from finetune.freezing import freeze_batch_norm
+
+        learning = {name for layer in self._layers(network) for name in layer}
+        for name, parameter in network.module.named_parameters():
+            parameter.requires_grad_(name in learning)
+        if self.freeze_norm:
+            freeze_batch_norm(network.module)
+        return network.module
+
+    def lr_scales(self, network: Network) -> dict[str, float]:
+        """Return the factor on the learning rate by parameter name; 1.0 for the head."""
+        return {
+            name: self.layer_decay**depth
+            for depth, layer in enumerate(reversed(self._layers(network)))
+            for name in layer
+        }
+
+    def start_epochs(self, network: Network) -> dict[str, float]:
+        """Return the epoch, as a fraction where need be, at which each parameter starts to learn.
+
+        Gradual unfreezing: Howard and Ruder 2018, arXiv:1801.06146.
+        """
+        return {
+            name: self.unfreeze_epochs * depth
+            for depth, layer in enumerate(reversed(self._layers(network)))
+            for name in layer
+        }
+
+    def _layers(self, network: Network) -> list[list[str]]:
+        layers = network.layers()
+        if self.train_layers is None:
+            return layers
+        if self.train_layers > len(layers):
+            raise RecipeError(
+                f"method.train_layers={self.train_layers}, but the backbone has {len(layers)} "
+                f"layers, the head counted: give 1 to {len(layers)}, or leave it out to train all."
+            )
+        return layers[-self.train_layers :]
+
+
+class NormBias(Noun):
+    """Only norm layers, biases and the head learn (BitFit, Zaken et al. 2021, arXiv:2106.10199)."""
+
+    kind: Literal["norm-bias"] = "norm-bias"
+
+    def prepare(self, network: Network) -> nn.Module:
+        """Let norms, biases and the head learn, and freeze the rest."""
+        from finetune.freezing import norm_parameters
+
+        learning = norm_parameters(network.module) | set(network.layers()[-1])
+        for name, parameter in network.module.named_parameters():
+            parameter.requires_grad_(name in learning or name.rpartition(".")[2] == "bias")
+        return network.module
+
+    def lr_scales(self, network: Network) -> dict[str, float]:
+        """Return no factors: all that learns does so at the full learning rate."""
+        return {}
+
+    def start_epochs(self, network: Network) -> dict[str, float]:
+        """Return no later starts: all that learns does so from the first update."""
+        return {}
