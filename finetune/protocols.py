@@ -66,15 +66,26 @@ class Batch:
 
     inputs: dict[str, Tensor]
     targets: dict[str, Tensor]
+    share: float = 1.0
+    """0 where the samples are only here to keep a process in step with the others."""
 
     def __len__(self) -> int:
-        return len(next(iter(self.inputs.values())))
+        return len(next(iter(self.targets.values())))
+
+    def part(self, start: int, stop: int) -> Batch:
+        """Return some of the samples."""
+        return Batch(
+            {k: v[start:stop] for k, v in self.inputs.items()},
+            {k: v[start:stop] for k, v in self.targets.items()},
+            self.share,
+        )
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on `device`."""
         return Batch(
             {k: v.to(device, non_blocking=True) for k, v in self.inputs.items()},
             {k: v.to(device, non_blocking=True) for k, v in self.targets.items()},
+            self.share,
         )
 
 
@@ -134,6 +145,10 @@ class Network(Protocol):
         """Return a regular expression over module names: where LoRA belongs in this family."""
         ...
 
+    def tune_for(self, device: torch.device, precision: str) -> list[str]:
+        """Choose what is quickest on this device; return the choices in words."""
+        ...
+
     def save(self, folder: Path, classes: tuple[str, ...] | None) -> None:
         """Write weights, configuration, preprocessing and labels in the library's own form."""
         ...
@@ -152,14 +167,20 @@ class Target(Protocol):
         ...
 
     def losses(self, outputs: Any, targets: dict[str, Tensor]) -> Tensor:
-        """Return one loss for each sample, (batch,)."""
+        """Return the weighted loss of each sample, (batch,), float32."""
+        ...
+
+    def weights(self, targets: dict[str, Tensor]) -> Tensor:
+        """Return what each sample counts, (batch,): an update divides by their global sum."""
         ...
 
     def predictions(self, outputs: Any) -> Tensor:
         """Return probabilities (batch, classes), or values (batch, outputs) for regression."""
         ...
 
-    def scores(self, predictions: Array, targets: Array) -> dict[str, Any]:
+    def scores(
+        self, predictions: Array, targets: Array, *, intervals: bool = True
+    ) -> dict[str, Any]:
         """Return every metric with its interval and n: `{"accuracy": {"value", "low", ...}}`."""
         ...
 
@@ -177,8 +198,11 @@ class Data(Protocol):
 class Backbone(Protocol):
     """A pretrained model, named."""
 
-    def build(self, num_outputs: int) -> Network:
-        """Return the model with a fresh head; raise BackboneError if it cannot be had."""
+    def build(self, num_outputs: int, classes: tuple[str, ...] | None = None) -> Network:
+        """Return the model with a fresh head, or with its own if that already predicts `classes`.
+
+        Raises BackboneError if the model or its weights cannot be had.
+        """
         ...
 
 
@@ -188,6 +212,14 @@ class Method(Protocol):
 
     def prepare(self, network: Network) -> nn.Module:
         """Mark what learns by `requires_grad`, wrap if needed, and return the module to train."""
+        ...
+
+    def lr_scales(self, network: Network) -> dict[str, float]:
+        """Return factors on the learning rate by parameter name; 1 where none is given."""
+        ...
+
+    def start_epochs(self, network: Network) -> dict[str, float]:
+        """Return the epoch at which a parameter starts to learn; 0 where none is given."""
         ...
 
 

@@ -1,0 +1,30 @@
+"""A recipe made real: what the loop and the feature-extraction path work on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from finetune.protocols import Method, Network, Split, Splits, Target
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from finetune.recipe import Train
+    from finetune.samples import Samples
+
+
+@dataclass
+class Job:
+    """Data, target, model and method of one run, joined."""
+
+    train: Train
+    method: Method
+    splits: Splits
+    target: Target
+    network: Network
+    module: nn.Module
+    """What is trained: the network's module, or its wrapper."""
+    samples: dict[Split, Samples]
+    notes: list[str] = field(default_factory=list)
+    """Plain sentences on what was chosen or found, kept in the result."""
