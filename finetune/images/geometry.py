@@ -1,0 +1,112 @@
+"""Where a model looks: the native evaluation crop, and the size at which training keeps images.
+
+The evaluation crop follows timm's evaluation transform step by step on PIL images; a test holds the two
+equal. Sizes are (height, width).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from finetune.images.draws import Floats, Ints
+
+MARGIN = 1.15
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Input size, how it is cut out of an image, and with which filter images are resized."""
+
+    size: tuple[int, int]
+    crop_pct: float
+    crop_mode: str
+    interpolation: str
+    fill: tuple[int, int, int] = (0, 0, 0)
+    """Colour around the image where `border` leaves some free."""
+
+    @property
+    def scaled(self) -> tuple[int, int]:
+        """The size that an image is brought to before the centre is cut out."""
+        height, width = self.size
+        return math.floor(height / self.crop_pct), math.floor(width / self.crop_pct)
+
+    @property
+    def filter(self) -> Image.Resampling:
+        """Pillow's name for the interpolation."""
+        return _FILTERS.get(self.interpolation, Image.Resampling.BILINEAR)
+
+    def evaluation(self, image: Image.Image) -> Image.Image:
+        """Return the native evaluation crop of an RGB image, exactly `size`."""
+        resized = image.resize(
+            self._resized(image.height, image.width)[::-1], self.filter
+        )
+        if (resized.height, resized.width) == self.size:
+            return resized
+        return self._center(resized)
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        target = self.scaled
+        if self.crop_mode == "squash":
+            return target
+        ratios = height / target[0], width / target[1]
+        if self.crop_mode == "border":
+            return round(height / max(ratios)), round(width / max(ratios))
+        if target[0] != target[1]:
+            return round(height / min(ratios)), round(width / min(ratios))
+        # A square target: the shorter side is met exactly and the longer one is cut down.
+        if height <= width:
+            return target[0], int(target[0] * width / height)
+        return int(target[0] * height / width), target[0]
+
+    def _center(self, image: Image.Image) -> Image.Image:
+        (height, width), free = (
+            self.size,
+            (self.size[0] - image.height, self.size[1] - image.width),
+        )
+        # What is missing is added first, the smaller half before; what is too much is cut, rounded.
+        top = -(free[0] // 2) if free[0] > 0 else round(-free[0] / 2)
+        left = -(free[1] // 2) if free[1] > 0 else round(-free[1] / 2)
+        fill = self.fill if self.crop_mode == "border" else (0, 0, 0)
+        canvas = Image.new("RGB", (width, height), fill)
+        canvas.paste(image, (-left, -top))
+        return canvas
+
+    def kept(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size at which training keeps an image: never larger than it is."""
+        margin = max(MARGIN, 1 / self.crop_pct)
+        wanted = max(
+            math.ceil(self.size[0] * margin) / height,
+            math.ceil(self.size[1] * margin) / width,
+        )
+        scale = min(1.0, wanted)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def training(self, image: Image.Image) -> Image.Image:
+        """Return the RGB image as training keeps it, its aspect ratio unchanged."""
+        height, width = self.kept(image.height, image.width)
+        if (height, width) == (image.height, image.width):
+            return image
+        return image.resize((width, height), self.filter)
+
+    def views(self, sizes: Ints) -> Floats:
+        """Return the boxes (batch, 4) that the evaluation crop shows of images of these sizes."""
+        scaled = np.array(self.scaled, dtype=np.float64)
+        ratios = sizes / scaled
+        if self.crop_mode == "border":
+            ratios = np.broadcast_to(ratios.max(axis=1, keepdims=True), ratios.shape)
+        elif self.crop_mode != "squash":
+            ratios = np.broadcast_to(ratios.min(axis=1, keepdims=True), ratios.shape)
+        shape = ratios * np.array(self.size)
+        return np.concatenate([(sizes - shape) / 2, shape], axis=1)
