@@ -1,0 +1,102 @@
+"""From a source's column names to the canonical ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from finetune.errors import DataError, nearest
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+Columns = tuple[str, ...]
+
+# Names that columns go by in the wild, the surest first.
+ALIASES: dict[str, Columns] = {
+    "image": (
+        *("image", "img", "images", "photo", "picture", "pixel_values", "jpg", "png"),
+        *("image_path", "img_path", "path", "filepath", "file_path"),
+        *("file_name", "filename", "image_name", "file", "image_file"),
+    ),
+    "label": (
+        *("label", "labels", "class", "classes", "target", "category", "class_name"),
+        *("label_name", "tags", "tag", "y"),
+    ),
+    "text": ("text", "sentence", "content", "document", "review", "question", "sentence1"),
+    "text_pair": ("text_pair", "sentence2", "hypothesis", "pair"),
+}
+
+
+def resolve(
+    features: Features, wanted: Sequence[str], given: Mapping[str, str | Columns]
+) -> dict[str, Columns]:
+    """Return the source's column or columns for each wanted canonical name.
+
+    Raises DataError where a given name is not there, or none or several could be meant.
+    """
+    return {name: _column(features, name, given.get(name)) for name in wanted}
+
+
+def _column(features: Features, name: str, given: str | Columns | None) -> Columns:
+    there = list(features)
+    if given is not None:
+        asked = (given,) if isinstance(given, str) else given
+        if len(asked) == 1 and asked[0] not in features and "," in asked[0]:
+            asked = tuple(part.strip() for part in asked[0].split(","))
+        for column in asked:
+            if column not in features:
+                raise DataError(
+                    f"data.{name}={column}: there is no column {column!r}; the columns are "
+                    f"{_listed(there)}.{nearest(column, there)}"
+                )
+        return asked
+    typed = [column for column in there if _has_type(features[column], name)]
+    if len(typed) == 1:
+        return (typed[0],)
+    lowered = {column.lower(): column for column in reversed(typed or there)}
+    for alias in ALIASES.get(name, (name,)):
+        if alias in lowered:
+            return (lowered[alias],)
+    if typed:
+        raise DataError(
+            f"Several columns could be the {name}: {_listed(typed)}. "
+            f"Say which, for example data.{name}={typed[0]}."
+        )
+    raise DataError(
+        f"No column looks like the {name}; the columns are {_listed(there)}. "
+        f"Say which holds it with data.{name}=COLUMN.{nearest(name, there)}"
+    )
+
+
+def _has_type(feature: Any, name: str) -> bool:
+    from datasets import ClassLabel, Image
+
+    if name == "image":
+        return isinstance(feature, Image)
+    inner = getattr(feature, "feature", feature)
+    return name == "label" and isinstance(inner, ClassLabel)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(repr(name) for name in names) or "none at all"
+
+
+def rename(table: Dataset, columns: Mapping[str, Columns]) -> Dataset:
+    """Return the table with single columns under their canonical names, images undecoded.
+
+    A column that stood under a canonical name without being meant is kept as `<name>_original`;
+    a column that this table lacks is left out.
+    """
+    from datasets import Image
+
+    for name, (column, *more) in columns.items():
+        if more or column not in table.column_names:
+            continue
+        if column != name:
+            if name in table.column_names:
+                table = table.rename_column(name, f"{name}_original")
+            table = table.rename_column(column, name)
+        if name == "image" and table.features["image"] != Image(decode=False):
+            table = table.cast_column("image", Image(decode=False))
+    return table

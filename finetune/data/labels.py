@@ -1,0 +1,203 @@
+"""Labels: read as they stand, checked, and encoded as `finetune.data.base` says."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from finetune.data.columns import Columns
+from finetune.data.pool import Pool, Rows
+from finetune.errors import DataError
+from finetune.protocols import Split
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_SHOWN = 10
+
+
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """Return a sort key that puts "2" before "10" and keeps letters in order."""
+    parts = re.split(r"(\d+)", name)
+    # isdecimal, as int() refuses other digits such as superscripts.
+    return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts if p] + [(2, 0, name)]
+
+
+def read(pool: Pool, columns: Columns, separator: str | None) -> tuple[list[Any], Columns | None]:
+    """Return the raw label of each row of the pool, None where there is none, and class names.
+
+    Names are those of a ClassLabel, or of several 0/1 columns; None if the values must tell.
+    """
+    if len(columns) > 1:
+        return _several(pool, columns)
+    values: list[Any] = []
+    names: Columns | None = None
+    for table in pool.tables.values():
+        if "label" not in table.column_names:
+            values += [None] * len(table)
+            continue
+        names = names or _declared(table)
+        values += list(table["label"])
+    values = [_known(value, named=names is not None) for value in values]
+    if separator is not None:
+        values = [_cut(value, separator) for value in values]
+    return values, names
+
+
+def _declared(table: Dataset) -> Columns | None:
+    from datasets import ClassLabel
+
+    feature = table.features["label"]
+    inner = getattr(feature, "feature", feature)
+    return tuple(inner.names) if isinstance(inner, ClassLabel) else None
+
+
+def _known(value: Any, *, named: bool) -> Any:
+    """Return the label, or None for what stands for no label."""
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, str) and not value.strip():
+        return None
+    if named and value == -1:
+        return None
+    return value
+
+
+def _cut(value: Any, separator: str) -> list[str]:
+    # An empty cell is a row without any of the labels.
+    parts = [] if value is None else [part.strip() for part in str(value).split(separator)]
+    return [part for part in parts if part]
+
+
+def _several(pool: Pool, columns: Columns) -> tuple[list[Any], Columns | None]:
+    series: list[list[Any]] = []
+    for column in columns:
+        cells: list[Any] = []
+        for table in pool.tables.values():
+            there = column in table.column_names
+            cells += list(table[column]) if there else [None] * len(table)
+        series.append([_known(cell, named=False) for cell in cells])
+    for column, cells in zip(columns, series, strict=True):
+        bad = next(
+            (c for c in cells if c is not None and not isinstance(c, (bool, int, float))), None
+        )
+        if bad is not None:
+            raise DataError(
+                f"Several label columns hold 0 or 1 for each class, or numbers; column {column!r} "
+                f"holds {bad!r}. Give one column with data.label=COLUMN."
+            )
+    rows = [None if None in row else list(row) for row in zip(*series, strict=True)]
+    if all(row is None or set(row) <= {0, 1} for row in rows):
+        return [None if r is None else [i for i, on in enumerate(r) if on] for r in rows], columns
+    return [None if row is None else [float(value) for value in row] for row in rows], None
+
+
+def require(pool: Pool, chosen: Mapping[Split, Rows], values: Sequence[Any], column: str) -> None:
+    """Raise DataError naming the rows without a label in the chosen splits."""
+    for split, rows in chosen.items():
+        missing = [
+            int(row)
+            for row in rows
+            if values[row] is None or (isinstance(values[row], list) and None in values[row])
+        ]
+        if missing:
+            places: dict[str, list[int]] = {}
+            for name, number in map(pool.origin, missing):
+                places.setdefault(name, []).append(number)
+            where = "; ".join(
+                f"{name!r} row{'s' * (len(n) > 1)} {', '.join(map(str, n[:_SHOWN]))}"
+                + (f" and {len(n) - _SHOWN} more" if len(n) > _SHOWN else "")
+                for name, n in places.items()
+            )
+            raise DataError(
+                f"{len(missing)} of {len(rows)} {split} rows have no label in column {column!r}: "
+                f"{where} (counted from 0). Fill them in, or leave these rows out."
+            )
+
+
+def encode(
+    values: Sequence[Any], used: Rows, names: Columns | None
+) -> tuple[list[Any], Columns | None]:
+    """Return the labels as documented in `finetune.data.base`, and the classes if they have names.
+
+    Rows that are not `used` may come out as None.
+    """
+    sample = [values[row] for row in used]
+    if names is not None or not sample:
+        return list(values), names
+    listed = isinstance(sample[0], (list, tuple))
+    cells = [cell for row in sample for cell in row] if listed else sample
+    if all(isinstance(cell, bool) for cell in cells) and cells and not listed:
+        return [None if value is None else int(value) for value in values], ("false", "true")
+    if all(isinstance(cell, (int, float)) for cell in cells) and (cells or not listed):
+        return list(values), None
+    if not all(isinstance(cell, str) for cell in cells):
+        odd = next(cell for cell in cells if not isinstance(cell, str))
+        raise DataError(
+            f"A label is a name, a number, or a list of these; {odd!r} is a {type(odd).__name__}. "
+            "Say which column holds the labels with data.label=COLUMN."
+        )
+    if not listed and _mostly_numbers(cells):
+        return list(values), None
+    classes = tuple(sorted(set(cells), key=natural))
+    index = {name: position for position, name in enumerate(classes)}
+    if listed:
+        return [
+            [index[c] for c in v if c in index] if v is not None else None for v in values
+        ], classes
+    return [index.get(value) for value in values], classes
+
+
+def _mostly_numbers(cells: Sequence[str]) -> bool:
+    """Return whether these look like decimal numbers with a few faults among them."""
+    kinds = Counter(_kind_of_number(cell) for cell in set(cells))
+    return kinds["decimal"] > 0 and kinds["none"] < kinds["decimal"] + kinds["whole"]
+
+
+def _kind_of_number(cell: str) -> str:
+    try:
+        return "whole" if float(cell).is_integer() and "." not in cell else "decimal"
+    except ValueError:
+        return "none"
+
+
+def check_classes(
+    chosen: Mapping[Split, Rows], labels: Sequence[Any], classes: Columns
+) -> list[str]:
+    """Return notes on classes without rows; raise DataError for one class or one not in train."""
+    multi = any(isinstance(labels[row], list) for row in chosen["train"][:1])
+    counts = {split: Counter(_flat(labels, rows)) for split, rows in chosen.items()}
+    train = counts["train"]
+    held = set(counts["validation"]) | set(counts["test"])
+    absent = sorted(held - set(train))
+    names = ", ".join(repr(classes[index]) for index in absent[:_SHOWN])
+    notes = []
+    if absent and not multi:
+        raise DataError(
+            f"{len(absent)} of {len(classes)} classes are in validation or test but have no "
+            f"training row: {names}. Add training rows for them, take them out, or "
+            "draw the splits anew with data.validation=0.1 data.test=0.2."
+        )
+    if absent:
+        notes.append(f"Labels that no training row has, and so cannot be learned: {names}.")
+    if not multi and len(train) < 2:
+        only = ", ".join(repr(classes[index]) for index in train)
+        raise DataError(
+            f"All {len(chosen['train'])} training rows are of one class, {only}: "
+            "there is nothing to tell apart. Give data with at least two classes."
+        )
+    unused = [
+        name for index, name in enumerate(classes) if index not in train | {i: 1 for i in held}
+    ]
+    if unused:
+        listed = ", ".join(map(repr, unused[:_SHOWN]))
+        notes.append(f"{len(unused)} of {len(classes)} classes have no rows at all: {listed}.")
+    return notes
+
+
+def _flat(labels: Sequence[Any], rows: Rows) -> list[int]:
+    cells = [labels[row] for row in rows]
+    return [c for cell in cells for c in (cell if isinstance(cell, list) else [cell])]

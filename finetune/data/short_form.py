@@ -1,0 +1,34 @@
+"""Which source a plain `data=TEXT` stands for: one answer, so that never two claim a text."""
+
+from __future__ import annotations
+
+import re
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+SHARDS = (".parquet", ".arrow")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+
+Claimant = Literal["hub", "image-folder", "table"]
+
+
+def claimant(text: str) -> Claimant | None:
+    """Return the kind of the only source that `text` names, or None if it names none."""
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return "hub" if has_shards(path) else "image-folder"
+    if path.suffix.lower() in TABLES:
+        return "table"
+    if path.exists() or text.startswith((".", "/", "~")) or text.endswith("/"):
+        return "image-folder"
+    if _HUB_ID.fullmatch(text):
+        return "hub"
+    return "image-folder" if "/" in text else None
+
+
+def has_shards(folder: Path) -> bool:
+    """Return whether parquet or arrow files lie in `folder` or up to two folders below."""
+    files = chain(folder.glob("*"), folder.glob("*/*"), folder.glob("*/*/*"))
+    return any(path.suffix.lower() in SHARDS for path in files)
