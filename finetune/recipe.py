@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import ast
+import hashlib
+import importlib
+import importlib.util
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 
-from finetune import protocols
+from finetune import explain, override, protocols
 from finetune.backbones import AnyBackbone
 from finetune.data import AnyData
+from finetune.errors import RecipeError, nearest
 from finetune.methods import AnyMethod, Full
 from finetune.schema import Value, accepts
 from finetune.tasks import AnyTask
@@ -79,3 +94,135 @@ class Recipe(Value):
     """Further metrics: names, `evaluate.Metric` objects (in a script), or `user/name@revision`."""
     trust_remote_code: bool = False
     """Allow metrics by hub name to run their authors' code; their revision must be pinned."""
+
+    def override(self, *texts: str, **values: Any) -> Self:
+        """Return another recipe: `recipe.override("train.epochs=1", method=LoRA(rank=16))`.
+
+        Raises RecipeError, with every problem listed, for a key or value that is not allowed.
+        """
+        return override.apply(self, texts, values)[0]
+
+    def to_yaml(self) -> str:
+        """Return the recipe as YAML; raise RecipeError if it holds an object YAML cannot."""
+        from finetune import plain_yaml
+
+        for key, value in explain.leaves(self).items():
+            if not _is_plain(value):
+                raise RecipeError(
+                    f"This recipe cannot be saved as YAML: {key} is an object of the class "
+                    f"{type(value).__name__}, which only Python can make. Keep it in a .py file "
+                    "with `recipe = Recipe(...)` and give that as recipe=FILE.py."
+                )
+        return plain_yaml.write(self.model_dump(mode="json"))
+
+    @classmethod
+    def from_yaml(cls, text: str) -> Self:
+        """Return the recipe that `to_yaml` wrote; raise RecipeError if it is not one."""
+        from finetune import plain_yaml
+
+        return override.build(cls, plain_yaml.read(text))
+
+    @property
+    def digest(self) -> str:
+        """Eight hexadecimal digits of the SHA-256 over every value of the recipe."""
+        plain = {k: v if _is_plain(v) else _words(v) for k, v in explain.leaves(self).items()}
+        text = json.dumps(plain, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether YAML and JSON can hold a value."""
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(item) for item in value)
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+    return value is None or isinstance(value, (str, int, float, bool, Path))
+
+
+def _words(value: Any) -> str:
+    """Return what an object is, the same in every process."""
+    return f"{type(value).__qualname__} {re.sub(r' at 0x[0-9a-f]+', '', repr(value))}"
+
+
+def difference(before: Recipe, after: Recipe) -> list[str]:
+    """Return a line such as `train.epochs: 1 -> 3` for every key that differs."""
+    old, new = explain.leaves(before), explain.leaves(after)
+    words = {k: [explain.shown(t[k]) if k in t else "unset" for t in (old, new)] for k in old | new}
+    return [
+        f"{key}: {a} -> {b}"
+        for key, (a, b) in words.items()
+        if (key in old) != (key in new) or old[key] != new[key]
+    ]
+
+
+def _shipped() -> Path:
+    """Return the folder of the recipes that come with the package."""
+    found = importlib.util.find_spec("recipes")
+    if found is None or not found.submodule_search_locations:
+        raise RecipeError("The package `recipes` is missing: install finetune again.")
+    return Path(next(iter(found.submodule_search_locations)))
+
+
+def names() -> list[str]:
+    """Return the names of the shipped recipes."""
+    modules = (p.stem for p in _shipped().glob("*.py"))
+    return sorted(m.replace("_", "-") for m in modules if not m.startswith("_"))
+
+
+def story(name: str) -> str:
+    """Return the first line of a shipped recipe's docstring, without running the recipe."""
+    source = (_shipped() / f"{name.replace('-', '_')}.py").read_text("utf-8")
+    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+
+
+def load(spec: str | Path) -> Recipe:
+    """Return a recipe by shipped name, from a `.py` or `.yaml` file, or from a run folder.
+
+    Raises RecipeError if there is none, with the nearest name.
+    """
+    text, path = str(spec), Path(spec).expanduser()
+    module = text.replace("-", "_")
+    if module.isidentifier() and module.replace("_", "-") in names():
+        return _checked(importlib.import_module(f"recipes.{module}"), text)
+    if path.is_dir():
+        path = path / "recipe.yaml"
+        if not path.is_file():
+            raise RecipeError(f"The folder {text!r} is no run: it has no recipe.yaml.")
+    if path.is_file() and path.suffix == ".py":
+        return _checked(_run(path), text)
+    if path.is_file() and path.suffix in (".yaml", ".yml"):
+        try:
+            return Recipe.from_yaml(path.read_text("utf-8"))
+        except (RecipeError, UnicodeDecodeError) as error:
+            raise RecipeError(f"{path}: {error}") from error
+    what = (
+        "is not a .py or .yaml file" if path.exists() else "is neither a recipe's name nor a file"
+    )
+    raise RecipeError(
+        f"recipe={text!r} {what}.{nearest(text, names())} `finetune recipes` lists the shipped "
+        "ones; a .py file, a .yaml file and a run folder are taken too."
+    )
+
+
+def _run(path: Path) -> Any:
+    """Run a recipe file, and say in plain words where it fails."""
+    found = importlib.util.spec_from_file_location(f"_recipe_{path.stem}", path)
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    try:
+        found.loader.exec_module(module)
+    except ValidationError as error:
+        reason = override.joined(explain.problems(error, Recipe, {}))
+        raise RecipeError(f"{path}: {reason}") from error
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from error
+    except Exception as error:
+        raise RecipeError(f"{path} does not run: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _checked(module: Any, spec: str) -> Recipe:
+    recipe = getattr(module, "recipe", None)
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(f"{spec} has no variable `recipe` that is a Recipe.")
+    return recipe

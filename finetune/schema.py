@@ -5,7 +5,8 @@ from __future__ import annotations
 import typing
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, WrapValidator, field_validator
+from pydantic import BaseModel, ConfigDict, WrapValidator, model_validator
+from pydantic_core import PydanticCustomError
 
 
 class Value(BaseModel):
@@ -15,15 +16,20 @@ class Value(BaseModel):
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
 
-    @field_validator("*", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _bool_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        # pydantic would read epochs=true as 1.
-        if isinstance(value, bool) and info.field_name is not None:
-            annotation = cls.model_fields[info.field_name].annotation
-            if bool not in (annotation, *typing.get_args(annotation)) and annotation is not Any:
-                raise ValueError(f"{value} is not allowed here: give a value, not true or false")
-        return value
+    def _bool_is_no_number(cls, content: Any) -> Any:
+        # pydantic would read epochs=true as 1. A validator of the fields would bar `kind` as tag.
+        for name, value in content.items() if isinstance(content, dict) else ():
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool) and field is not None and field.annotation is not Any:
+                if bool not in (field.annotation, *typing.get_args(field.annotation)):
+                    raise PydanticCustomError(
+                        "bool_is_no_number",
+                        "{name}: {value} is not allowed here: give a value, not true or false",
+                        {"name": name, "value": value},
+                    )
+        return content
 
 
 class Noun(Value):

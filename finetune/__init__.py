@@ -1,0 +1,93 @@
+"""finetune: transfer learning as recipes. The names here are the public ones; each is imported
+when it is first used, so that `import finetune` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from finetune.api import evaluate, features, finetune, predict
+    from finetune.backbones import Timm
+    from finetune.data import Digits, HubData, ImageFolder, TableData
+    from finetune.errors import (
+        BackboneError,
+        DataError,
+        FinetuneError,
+        Interrupted,
+        RecipeError,
+        RunError,
+        TrainingError,
+    )
+    from finetune.images.augmentation import Augmentation
+    from finetune.methods import FeatureExtraction, Full, LoRA, NormBias
+    from finetune.protocols import Splits
+    from finetune.recipe import Recipe, Train
+    from finetune.run import Run
+    from finetune.tasks import ImageClassification, ImageRegression, MultiLabelImageClassification
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Augmentation",
+    "BackboneError",
+    "DataError",
+    "Digits",
+    "FeatureExtraction",
+    "FinetuneError",
+    "Full",
+    "HubData",
+    "ImageClassification",
+    "ImageFolder",
+    "ImageRegression",
+    "Interrupted",
+    "LoRA",
+    "MultiLabelImageClassification",
+    "NormBias",
+    "Recipe",
+    "RecipeError",
+    "Run",
+    "RunError",
+    "Splits",
+    "TableData",
+    "Timm",
+    "Train",
+    "TrainingError",
+    "evaluate",
+    "features",
+    "finetune",
+    "predict",
+]
+
+_HOMES = {
+    "api": ("evaluate", "features", "finetune", "predict"),
+    "backbones": ("Timm",),
+    "data": ("Digits", "HubData", "ImageFolder", "TableData"),
+    "errors": (
+        "BackboneError",
+        "DataError",
+        "FinetuneError",
+        "Interrupted",
+        "RecipeError",
+        "RunError",
+        "TrainingError",
+    ),
+    "images.augmentation": ("Augmentation",),
+    "methods": ("FeatureExtraction", "Full", "LoRA", "NormBias"),
+    "protocols": ("Splits",),
+    "recipe": ("Recipe", "Train"),
+    "run": ("Run",),
+    "tasks": ("ImageClassification", "ImageRegression", "MultiLabelImageClassification"),
+}
+_HOME = {name: f"finetune.{home}" for home, held in _HOMES.items() for name in held}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'finetune' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]
