@@ -29,7 +29,11 @@ class FeatureExtraction(Noun):
         # method.c=0.1,1,10 on the command line, or a single number.
         if isinstance(value, str):
             return [part.strip() for part in value.split(",")]
-        return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+        return (
+            [value]
+            if isinstance(value, (int, float)) and not isinstance(value, bool)
+            else value
+        )
 
     def prepare(self, network: Network) -> nn.Module:
         """Freeze everything but the head."""

@@ -84,7 +84,9 @@ class NormBias(Noun):
 
         learning = norm_parameters(network.module) | set(network.layers()[-1])
         for name, parameter in network.module.named_parameters():
-            parameter.requires_grad_(name in learning or name.rpartition(".")[2] == "bias")
+            parameter.requires_grad_(
+                name in learning or name.rpartition(".")[2] == "bias"
+            )
         return network.module
 
     def lr_scales(self, network: Network) -> dict[str, float]:
