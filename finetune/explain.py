@@ -114,11 +114,10 @@ def bounds(metadata: list[Any]) -> str:
     for mark in metadata:
         for part in (mark, *getattr(mark, "metadata", ())):
             limits |= {n: getattr(part, n) for n in ("gt", "ge", "lt", "le") if hasattr(part, n)}
-    low = f"above {limits['gt']}" if "gt" in limits else f"from {limits['ge']}" * ("ge" in limits)
-    high = f"below {limits['lt']}" if "lt" in limits else f"to {limits['le']}" * ("le" in limits)
-    if low == f"from {limits.get('ge')}" and not high:
-        low = f"of {limits['ge']} or more"
-    return "".join(f" {part}" for part in (low, high) if part)
+    words = {"gt": "above {}", "ge": "from {}", "lt": "below {}", "le": "to {}"}
+    if "ge" in limits and len(limits) == 1:
+        return f" of {limits['ge']} or more"
+    return "".join(f" {words[n].format(limits[n])}" for n in words if n in limits)
 
 
 def describe(annotation: Any, metadata: list[Any] | None = None) -> str:
@@ -128,7 +127,7 @@ def describe(annotation: Any, metadata: list[Any] | None = None) -> str:
         return describe(inner, [*marks, *(metadata or [])])
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         parts = [describe(a, metadata) for a in typing.get_args(annotation)]
-        return " or ".join(dict.fromkeys(parts))
+        return ", or ".join(dict.fromkeys(parts))
     return _describe_one(annotation, bounds(metadata or []))
 
 
@@ -200,13 +199,16 @@ def _sentence(entry: Any, cls: type[Value], content: Any) -> tuple[str, str]:
         return key, unknown(key, owner, ".".join(path[:-1]))
     if entry["type"] == "missing" and len(entry["loc"]) >= len(path) and entry["loc"][-1] == name:
         assert field is not None
-        return key, f"{key} is required: give {describe(field.annotation, field.metadata)}."
+        what = f" ({field.description.rstrip('.')})" if field.description else ""
+        return key, f"{key} is required: give {describe(field.annotation, field.metadata)}{what}."
     if entry["type"] in ("value_error", "assertion_error"):
         reason = str(entry.get("ctx", {}).get("error", entry["msg"]))
         return key, f"{key}: {reason}" if key else reason
     if field is None:
         return key, f"{shown(content)} is not a {cls.__name__.lower()}."
     allowed = describe(field.annotation, field.metadata)
+    if isinstance(content, list) and all(isinstance(item, str) for item in content):
+        content = ",".join(content)
     hint = nearest(str(content), choices(field)) if isinstance(content, str) else ""
     if any(issubclass(v, Noun) for v in variants(field.annotation)):
         allowed = f"one of the kinds {', '.join(choices(field))}"
@@ -230,5 +232,7 @@ def unknown(key: str, owner: type[Value], prefix: str, every: list[str] | None =
     last = key.rpartition(".")[2]
     same = [k for k in every or [] if k.rpartition(".")[2] == last]
     hint = f" Did you mean {same[0]!r}?" if same else nearest(key, every or known)
-    where = f"{prefix} takes" if prefix else "Keys are"
-    return f"Unknown key {key!r}.{hint} {where} {', '.join(known) or 'no keys'}."
+    if hint:
+        return f"Unknown key {key!r}.{hint}"
+    where = f"{prefix} takes" if prefix else "The keys are"
+    return f"Unknown key {key!r}. {where} {', '.join(known) or 'no keys'}."

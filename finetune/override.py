@@ -211,18 +211,18 @@ def _choose(key: str, place: _Place, text: str, only_kind: bool = False) -> set[
     same = isinstance(current, dict) and current.get("kind") == chosen
     kept = current if isinstance(current, dict) and same else {}
     place.node[place.name] = {**kept, "kind": chosen, **fields}
-    return {f"{key}.{name}" for name in (*fields, "kind")}
+    return {f"{key}.{name}" for name in (*fields, *(() if same else ("kind",)))}
 
 
 def _unclaimed(key: str, text: str, nouns: Mapping[str, type[Noun]], claims: list[str]) -> str:
     """Return why a text chose no variant, or more than one, and how to spell the choice out."""
     given = explain.shown(text)
-    why = f"could mean {' or '.join(claims)}" if claims else "is not allowed here"
+    why = f"could mean {' or '.join(claims)}." if claims else "is not known here."
     spellings = []
     for k in claims or nouns:
         required = [f" {key}.{n}=..." for n, f in nouns[k].model_fields.items() if f.is_required()]
         spellings.append(f"{key}.kind={k}{''.join(required)}" if required else f"{key}={k}")
-    return f"{key}={given} {why};{nearest(text, nouns)} Write {', or '.join(spellings)}."
+    return f"{key}={given} {why}{nearest(text, nouns)} Write {', or '.join(spellings)}."
 
 
 def convert(key: str, text: str, annotation: Any) -> Any:

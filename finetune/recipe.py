@@ -113,7 +113,7 @@ class Recipe(Value):
                     f"{type(value).__name__}, which only Python can make. Keep it in a .py file "
                     "with `recipe = Recipe(...)` and give that as recipe=FILE.py."
                 )
-        return plain_yaml.write(self.model_dump(mode="json"))
+        return plain_yaml.write(_kind_first(self.model_dump(mode="json")))
 
     @classmethod
     def from_yaml(cls, text: str) -> Self:
@@ -128,6 +128,14 @@ class Recipe(Value):
         plain = {k: v if _is_plain(v) else _words(v) for k, v in explain.leaves(self).items()}
         text = json.dumps(plain, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _kind_first(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the mapping with its tag, where it has one, before all else."""
+    ordered = {"kind": content["kind"]} if "kind" in content else {}
+    for key, value in content.items():
+        ordered[key] = _kind_first(value) if isinstance(value, dict) else value
+    return ordered
 
 
 def _is_plain(value: Any) -> bool:
@@ -147,12 +155,17 @@ def _words(value: Any) -> str:
 def difference(before: Recipe, after: Recipe) -> list[str]:
     """Return a line such as `train.epochs: 1 -> 3` for every key that differs."""
     old, new = explain.leaves(before), explain.leaves(after)
-    words = {k: [explain.shown(t[k]) if k in t else "unset" for t in (old, new)] for k in old | new}
-    return [
-        f"{key}: {a} -> {b}"
-        for key, (a, b) in words.items()
-        if (key in old) != (key in new) or old[key] != new[key]
-    ]
+    unsaid = explain.defaults(before) | explain.defaults(after)
+    lines = []
+    for key in old | new:
+        if key not in old or key not in new:
+            # Of a variant that came or went, what is at its default says nothing.
+            changed = (old | new)[key] != unsaid.get(key, old)
+        else:
+            changed = old[key] != new[key]
+        words = [explain.shown(t[key]) if key in t else "unset" for t in (old, new)]
+        lines += [f"{key}: {words[0]} -> {words[1]}"] * changed
+    return lines
 
 
 def _shipped() -> Path:

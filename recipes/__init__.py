@@ -1,0 +1,1 @@
+"""The shipped recipes: one module each, a value and its story."""
