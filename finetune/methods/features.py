@@ -9,7 +9,9 @@ from pydantic import Field, PositiveFloat, field_validator
 from finetune.schema import Noun
 
 if TYPE_CHECKING:
-    from torch import nn
+    from pathlib import Path
+
+    from torch import Tensor, nn
 
     from finetune.protocols import Network
 
@@ -29,11 +31,7 @@ class FeatureExtraction(Noun):
         # method.c=0.1,1,10 on the command line, or a single number.
         if isinstance(value, str):
             return [part.strip() for part in value.split(",")]
-        return (
-            [value]
-            if isinstance(value, (int, float)) and not isinstance(value, bool)
-            else value
-        )
+        return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
     def prepare(self, network: Network) -> nn.Module:
         """Freeze everything but the head."""
@@ -49,3 +47,9 @@ class FeatureExtraction(Noun):
     def start_epochs(self, network: Network) -> dict[str, float]:
         """Return no later starts: nothing learns by gradient descent."""
         return {}
+
+    def finish(
+        self, module: nn.Module, inputs: dict[str, Tensor], folder: Path, base: str
+    ) -> nn.Module:
+        """Return the module: it is plain already, and nothing is kept beside it."""
+        return module

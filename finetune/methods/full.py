@@ -10,7 +10,9 @@ from finetune.errors import RecipeError
 from finetune.schema import Noun
 
 if TYPE_CHECKING:
-    from torch import nn
+    from pathlib import Path
+
+    from torch import Tensor, nn
 
     from finetune.protocols import Network
 
@@ -61,6 +63,12 @@ class Full(Noun):
             for name in layer
         }
 
+    def finish(
+        self, module: nn.Module, inputs: dict[str, Tensor], folder: Path, base: str
+    ) -> nn.Module:
+        """Return the module: it is plain already, and nothing is kept beside it."""
+        return module
+
     def _layers(self, network: Network) -> list[list[str]]:
         layers = network.layers()
         if self.train_layers is None:
@@ -84,9 +92,7 @@ class NormBias(Noun):
 
         learning = norm_parameters(network.module) | set(network.layers()[-1])
         for name, parameter in network.module.named_parameters():
-            parameter.requires_grad_(
-                name in learning or name.rpartition(".")[2] == "bias"
-            )
+            parameter.requires_grad_(name in learning or name.rpartition(".")[2] == "bias")
         return network.module
 
     def lr_scales(self, network: Network) -> dict[str, float]:
@@ -96,3 +102,9 @@ class NormBias(Noun):
     def start_epochs(self, network: Network) -> dict[str, float]:
         """Return no later starts: all that learns does so from the first update."""
         return {}
+
+    def finish(
+        self, module: nn.Module, inputs: dict[str, Tensor], folder: Path, base: str
+    ) -> nn.Module:
+        """Return the module: it is plain already, and nothing is kept beside it."""
+        return module
