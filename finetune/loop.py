@@ -47,7 +47,7 @@ class Position:
     best: float | None = None
     best_epoch: int = 0
     loss: float = 0.0
-    """Sum of the losses since the last logged line, of this process."""
+    """Sum of the losses since the last logged line, over all processes."""
     losses: int = 0
     micro_batch_size: int = 0
     seconds: float = 0.0
@@ -298,7 +298,8 @@ class Fit:
     def save(self) -> None:
         """Write a checkpoint of the position and all state that is not a function of it."""
         self.check_finite(self.train.lr)
-        self.at.loss, self.at.seconds = float(self.loss), self.seconds
+        self.at.loss = float(self.accelerator.reduce(self.loss.clone()))
+        self.at.seconds = self.seconds
         optimizer, groups = checkpoint.pack(self.optimizer.state_dict())
         random = {"cpu": torch.get_rng_state()}
         if self.accelerator.device.type == "cuda":
@@ -350,7 +351,8 @@ class Fit:
             if "cuda" in random and self.accelerator.device.type == "cuda":
                 torch.cuda.set_rng_state(torch.tensor(random["cuda"], dtype=torch.uint8))
         self.at = Position(**state["position"])
-        self.loss += self.at.loss
+        if self.accelerator.is_main_process:
+            self.loss += self.at.loss
         self.best = found.tensors("best") or None
         self.saved = found
         self.run.say(f"Resuming after {self.done} of {self.updates} updates.")

@@ -31,9 +31,8 @@ class Samples:
         raw = self.source.read(indices, epoch)
         targets = {"label": torch.from_numpy(self.targets[indices])}
         if "partner" in raw:
-            partner = raw.pop("partner").numpy()
-            targets["partner"] = torch.from_numpy(self.targets[partner])
-            targets["share"] = raw.pop("share")
+            targets["partner"] = torch.from_numpy(self.targets[raw["partner"].numpy()])
+            targets["share"] = raw["share"]
         return Batch(raw, targets)
 
     def finish(self, batch: Batch, device: torch.device) -> Batch:

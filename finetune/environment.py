@@ -1,0 +1,108 @@
+"""The machine: what it can do, what it has installed, and what a run takes of it."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import platform
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finetune.errors import RecipeError
+
+LIBRARIES = (
+    "finetune", "torch", "torchvision", "timm", "transformers", "datasets", "accelerate",
+    "peft", "evaluate", "scikit-learn", "numpy", "pillow", "safetensors",
+)  # fmt: skip
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed blocks instead of returning them to the system after every step.
+
+    Training frees and takes the same large blocks again and again; this is process-wide, so only
+    a run calls it. Does nothing where the C library is not glibc.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    libc = ctypes.CDLL(None)
+    libc.mallopt(mmap_threshold, 2**30)
+    libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+def device() -> torch.device:
+    """Return the device that a run uses."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def precision(asked: str) -> str:
+    """Return `no`, `bf16` or `fp16` for `train.precision`; `auto` goes by the hardware.
+
+    Raises RecipeError for fp16 on a CPU, which has no fast half-precision arithmetic.
+    """
+    if asked == "fp16" and device().type == "cpu":
+        raise RecipeError(
+            "train.precision=fp16 needs a GPU, and there is none here. Allowed on this machine: "
+            "auto, no, bf16."
+        )
+    if asked != "auto":
+        return asked
+    return "bf16" if has_fast_bf16() else "no"
+
+
+def has_fast_bf16() -> bool:
+    """Return whether matrix products in bfloat16 are quicker here than in float32."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def peak_memory() -> int:
+    """Return the most memory this process has held, in bytes: on the GPU if there is one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def describe() -> dict[str, Any]:
+    """Return versions, devices and the state of the code: what a reader needs to run it again."""
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "processor": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "gpus": gpus,
+        "versions": versions,
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the code that runs, with `+changes` if files differ from it."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(root), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = bool(git("status", "--porcelain", "--untracked-files=no"))
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

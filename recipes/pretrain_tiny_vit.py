@@ -1,0 +1,43 @@
+"""A tiny ViT from random weights on CIFAR-10: the recipe behind the backbone `tiny-vit`.
+
+40,000 of the 50,000 training images teach; the other 10,000 are kept for whoever fine-tunes the
+result on CIFAR-10, and 2,000 of them choose here. The test split is looked at once.
+"""
+
+from finetune import Augmentation, Full, HubData, ImageClassification, Recipe, Timm, Train
+
+recipe = Recipe(
+    name="pretrain-tiny-vit",
+    backbone=Timm(
+        name="vit_tiny_patch16_224",
+        weights="none",
+        img_size=32,
+        args={
+            "patch_size": 4,
+            "embed_dim": 192,
+            "depth": 6,
+            "num_heads": 3,
+            "class_token": False,
+            "global_pool": "avg",
+        },
+    ),
+    data=HubData(
+        "uoft-cs/cifar10",
+        image="img",
+        label="label",
+        train="train[:40000]",
+        validation="train[40000:42000]",
+    ),
+    task=ImageClassification(augmentation=Augmentation(crop="pad", rand_augment=1, magnitude=9)),
+    method=Full(),
+    train=Train(
+        epochs=40,
+        batch_size=128,
+        eval_batch_size=250,
+        lr=1e-3,
+        warmup=0.05,
+        weight_decay=0.05,
+        label_smoothing=0.1,
+        precision="bf16",
+    ),
+)
