@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
@@ -12,6 +12,7 @@ from finetune.errors import RecipeError, TrainingError, nearest
 from finetune.schema import Noun
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from torch import Tensor, nn
 
     from finetune.protocols import Network
@@ -21,6 +22,7 @@ OWN_FIELDS = {
     "lora_alpha": "method.alpha",
     "lora_dropout": "method.dropout",
     "target_modules": "method.targets",
+    "exclude_modules": "method.targets",
 }
 """Options of PEFT that have a field of their own here."""
 
@@ -50,16 +52,16 @@ class LoRA(Noun):
         """
         from peft import get_peft_model
 
-        pattern = self._pattern(network)
         heads = network.head()
-        config = self._config(pattern, heads)
+        targets, outside = self._pattern(network)
+        config = self._config(targets, outside, heads)
         for name in heads:
             network.module.get_submodule(name).float()
         try:
             wrapped: nn.Module = get_peft_model(network.module, config)
         except (ValueError, TypeError, NotImplementedError) as error:
             raise RecipeError(
-                f"PEFT does not take method.targets={pattern!r} with {self.options}: {error}"
+                f"PEFT does not take method.targets={targets!r} with {self.options}: {error}"
             ) from error
         return wrapped
 
@@ -85,7 +87,7 @@ class LoRA(Noun):
         save_adapter(module, folder, base)
         with torch.inference_mode():
             before = module(**inputs).float()
-        merged: nn.Module = module.merge_and_unload(safe_merge=True)  # type: ignore[operator]
+        merged: nn.Module = cast("PeftModel", module).merge_and_unload(safe_merge=True)
         with torch.inference_mode():
             difference = float((merged(**inputs).float() - before).abs().max())
         if not difference <= TOLERANCE:
@@ -96,31 +98,32 @@ class LoRA(Noun):
             )
         return merged
 
-    def _pattern(self, network: Network) -> str:
-        """Return the expression over module names; raise RecipeError if it matches none."""
+    def _pattern(self, network: Network) -> tuple[str, str]:
+        """Return expressions over module names: which to adapt, and which of these not to.
+
+        Raises RecipeError if none is left.
+        """
         pattern = network.lora_targets() if self.targets is None else self.targets
-        names = [
-            name
-            for name, module in network.module.named_modules()
-            if getattr(module, "weight", None) is not None
-            and module.weight.ndim > 1
-            and not re.fullmatch(outside(network.head()), name)
-        ]
+        heads = "|".join(rf"{re.escape(name)}(\..*)?" for name in network.head())
+        modules = [(n, m) for n, m in network.module.named_modules() if not re.fullmatch(heads, n)]
+        allowed = [name for name, module in modules if adaptable(module)]
         try:
-            if any(re.fullmatch(pattern, name) for name in names):
-                return pattern
+            matched = [name for name, _ in modules if re.fullmatch(pattern, name)]
         except re.error as error:
             raise RecipeError(
                 f"method.targets={pattern!r} is not a regular expression: {error}."
             ) from None
-        some = names if len(names) <= 8 else [*names[:4], "...", *names[-4:]]
+        if set(matched) & set(allowed):
+            unfit = [re.escape(name) for name in matched if name not in allowed]
+            return pattern, "|".join([heads, *unfit])
+        some = allowed if len(allowed) <= 8 else [*allowed[:4], "...", *allowed[-4:]]
         raise RecipeError(
             f"method.targets={pattern!r} matches no module of this backbone that LoRA can adapt."
-            f"{nearest(pattern, names)} It must match full names, as in "
-            f"{'.*' + re.escape(names[-1].rpartition('.')[2])!r}. Allowed: {', '.join(some)}."
+            f"{nearest(pattern, allowed)} It must match full names, as '.*qkv' does. "
+            f"Allowed: {', '.join(some)}."
         )
 
-    def _config(self, pattern: str, heads: list[str]) -> Any:
+    def _config(self, targets: str, outside: str, heads: list[str]) -> Any:
         from peft import LoraConfig
 
         known = [name for name in LoraConfig.__dataclass_fields__ if name not in OWN_FIELDS]
@@ -134,14 +137,15 @@ class LoRA(Noun):
                     f"method.options.{name} is not an option of PEFT's LoraConfig."
                     f"{nearest(name, known)} Allowed: {', '.join(known)}."
                 )
-        options = {"exclude_modules": outside(heads), **self.options}
+        options = dict(self.options)
         options["modules_to_save"] = [*heads, *(options.get("modules_to_save") or ())]
         try:
             return LoraConfig(
                 r=self.rank,
-                lora_alpha=self.alpha,  # type: ignore[arg-type]  # PEFT only divides it
+                lora_alpha=self.alpha,
                 lora_dropout=self.dropout,
-                target_modules=pattern,
+                target_modules=targets,
+                exclude_modules=outside,
                 **options,
             )
         except (ValueError, TypeError) as error:
@@ -150,16 +154,26 @@ class LoRA(Noun):
             ) from error
 
 
-def outside(heads: list[str]) -> str:
-    """Return an expression for the head's modules, which are trained whole and not adapted."""
-    return "|".join(rf"{re.escape(name)}(\..*)?" for name in heads)
+def adaptable(module: nn.Module) -> bool:
+    """Return whether an update of this module can be learned and merged.
+
+    That takes a plain linear map: layers that transform their weights or pad in a way of their own
+    cannot be merged, and PEFT merges no grouped convolutions.
+    """
+    from torch import nn
+
+    plain = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    own = any(type(module).forward is known.forward for known in plain)
+    # Conv1D is the linear layer of GPT-2 in transformers.
+    return (own or type(module).__name__ == "Conv1D") and getattr(module, "groups", 1) == 1
 
 
 def save_adapter(module: nn.Module, folder: Path, base: str) -> None:
     """Write the adapter in PEFT's form, with `base` as the name of the model it belongs to."""
-    config = module.peft_config["default"]  # type: ignore[index, union-attr]
-    config.base_model_name_or_path = base
-    module.save_pretrained(str(folder), safe_serialization=True)  # type: ignore[operator]
+    model = cast("PeftModel", module)
+    model.peft_config["default"].base_model_name_or_path = base
+    # Left to itself, PEFT asks the hub for the base's vocabulary.
+    model.save_pretrained(str(folder), save_embedding_layers=False)
     # PEFT's own card is a blank form and names the local path of the base.
     (folder / "README.md").write_text(
         "---\nlibrary_name: peft\ntags:\n- lora\n---\n\n"
