@@ -1,20 +1,19 @@
 """The nouns that meet in the loop, as protocols: nothing here knows a library or a task by name.
 
-    Data      -> Splits     tables with canonical columns ("image", "text", "label", ...)
-    Task      -> Target     what is predicted: encoding, loss, predictions, metrics
-    Backbone  -> Network    a module with ordered layers, a head apart, and its Inputs
-    Method                  which parameters learn, and how fast
+Data      -> Splits     tables with canonical columns ("image", "text", "label", ...)
+Task      -> Target     what is predicted: encoding, loss, predictions, metrics
+Backbone  -> Network    a module with ordered layers, a head apart, and its Inputs
+Method                  which parameters learn, and how fast
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
     import torch
     from torch import Tensor, nn
@@ -31,7 +30,9 @@ class Table(Protocol):
     """
 
     @property
-    def column_names(self) -> list[str]: ...
+    def column_names(self) -> list[str]:
+        """The names of the columns, in order."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -157,10 +158,29 @@ class Network(Protocol):
 class Target(Protocol):
     """What one run predicts, bound to its data."""
 
-    classes: tuple[str, ...] | None
-    num_outputs: int
-    metric: str
-    """The metric that chooses on validation; starts with '-' where less is better."""
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Class names in the order of the outputs, None where there are no classes."""
+        ...
+
+    @property
+    def num_outputs(self) -> int:
+        """Return how wide the head is."""
+        ...
+
+    @property
+    def metric(self) -> str:
+        """The metric that chooses on validation; starts with '-' where less is better."""
+        ...
+
+    @property
+    def native(self) -> Target:
+        """The target for the saved module, whose head `rescale_head` has brought to scale."""
+        ...
+
+    def rescale_head(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the head to save, whose outputs are in the targets' own unit."""
+        ...
 
     def encode(self, table: Table) -> Array:
         """Return the targets of all rows as one array, first axis the rows."""
@@ -179,9 +199,17 @@ class Target(Protocol):
         ...
 
     def scores(
-        self, predictions: Array, targets: Array, *, intervals: bool = True
+        self,
+        predictions: Array,
+        targets: Array,
+        *,
+        intervals: bool = True,
+        metrics: Sequence[Any] = (),
     ) -> dict[str, Any]:
-        """Return every metric with its interval and n: `{"accuracy": {"value", "low", ...}}`."""
+        """Return every metric with its interval and n: `{"accuracy": {"value", "low", ...}}`.
+
+        `metrics` are further ones, as `finetune.metrics.resolve` gives them.
+        """
         ...
 
 

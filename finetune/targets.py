@@ -1,26 +1,26 @@
 """What a run predicts, bound to its data: the encoding, the loss, the predictions, the scores.
 
-Nothing here knows whether the inputs are images or texts.
+Nothing here knows whether the inputs are images or texts. Losses are one number for each sample;
+whoever adds them up divides by the sum of `weights`, so that a mean over a batch does not depend
+on how the batch was cut.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from finetune.errors import DataError, nearest
+from finetune import labels, losses
+from finetune.errors import DataError, RecipeError
 from finetune.protocols import SPLITS, Array, Splits, Table
 
 if TYPE_CHECKING:
+    from finetune.metric_table import Kind
     from finetune.recipe import Train
 
 
@@ -30,7 +30,7 @@ class Classes:
 
     classes: tuple[str, ...]
     indexed: bool = True
-    """Whether integer labels are positions in `classes`; else they are names like any other."""
+    """Whether whole numbers are positions in `classes`; else they are names like any other."""
     label_smoothing: float = 0.0
     focal: float = 0.0
     class_weights: tuple[float, ...] | None = None
@@ -38,24 +38,26 @@ class Classes:
 
     @classmethod
     def of(cls, splits: Splits, train: Train) -> Classes:
-        """Read the classes; raise DataError if they cannot be learned or one is not in train."""
+        """Read the classes; raise DataError for fewer than two, or one that train has none of."""
         for split in SPLITS:
-            check_present(split, column(splits[split]))
-        indexed = splits.classes is not None
-        classes = splits.classes or natural(map(name_of, column(splits.train)))
-        target = cls(classes, indexed, train.label_smoothing, train.focal)
-        counts = Counter(target.encode(splits.train).tolist())
-        if len(counts) < 2:
-            only = f"one class only, {classes[next(iter(counts))]!r}" if counts else "no rows"
-            raise DataError(
-                f"The training split has {only}: a classifier needs at least two classes."
+            with labels.told(split):
+                labels.check_present(labels.column(splits[split]))
+        with labels.told("train"):
+            names = splits.classes or labels.natural(
+                map(labels.name_of, labels.column(splits.train))
             )
+            target = cls(names, splits.classes is not None, train.label_smoothing, train.focal)
+            counts = Counter(target.encode(splits.train).tolist())
+            if len(counts) < 2:
+                only = f"one class only, {names[min(counts)]!r}" if counts else "no rows"
+                raise DataError(f"{only}. A classifier needs samples of at least two classes.")
         for split in SPLITS[1:]:
-            check_learned(split, Counter(target.encode(splits[split]).tolist()), counts, classes)
+            with labels.told(split):
+                here = Counter(target.encode(splits[split]).tolist())
+                labels.check_learned(here, counts, names)
         if train.class_weights == "none":
             return target
-        weights = balanced([counts[index] for index in range(len(classes))])
-        return cls(classes, indexed, train.label_smoothing, train.focal, weights)
+        return replace(target, class_weights=labels.balanced(counts, len(names)))
 
     @property
     def num_outputs(self) -> int:
@@ -63,155 +65,276 @@ class Classes:
         return len(self.classes)
 
     def encode(self, table: Table) -> Array:
-        """Return class indices, int64 (rows,); raise DataError for an unknown label."""
-        index = {name: position for position, name in enumerate(self.classes)}
-        rows = [
-            index_of(value, index, self.indexed, row) for row, value in enumerate(column(table))
-        ]
-        return np.asarray(rows, dtype=np.int64)
+        """Return class positions, int64 (rows,); raise DataError for an unknown label."""
+        index = labels.Index(self.classes, self.indexed)
+        positions = [index(value, row) for row, value in enumerate(labels.column(table))]
+        return np.asarray(positions, dtype=np.int64)
 
     def losses(self, outputs: Tensor, targets: dict[str, Tensor]) -> Tensor:
-        """Return the cross-entropy of logits (batch, classes), (batch,), float32.
+        """Return the cross-entropy of logits (batch, classes) as (batch,), float32.
 
-        Class weights multiply it as in torch's `cross_entropy`, whose weighted mean is the sum of
-        these over the sum of `weights`.
+        Class weights multiply it; the sum of losses over the sum of `weights` is torch's weighted
+        mean.
         """
-        return mixed(lambda label: self._losses(outputs.float(), label), targets)
-
-    def _losses(self, logits: Tensor, label: Tensor) -> Tensor:
-        weight = None if self.class_weights is None else vector(self.class_weights, logits.device)
-        if not self.focal:
-            return F.cross_entropy(
-                logits, label, weight, reduction="none", label_smoothing=self.label_smoothing
-            )
-        # Lin et al. 2017, arXiv:1708.02002, summed over the (smoothed) target distribution.
-        wanted = F.one_hot(label, self.num_outputs).to(logits)
-        wanted = torch.lerp(
-            wanted, torch.full_like(wanted, 1 / self.num_outputs), self.label_smoothing
-        )
-        log = logits.log_softmax(1)
-        terms = -wanted * (-log.expm1()).pow(self.focal) * log
-        return (terms if weight is None else terms * weight).sum(1)
+        logits = outputs.float()
+        weight = losses.vector(self.class_weights, logits.device)
+        how = (weight, self.label_smoothing, self.focal)
+        return losses.mixed(lambda label: losses.cross_entropy(logits, label, *how), targets)
 
     def weights(self, targets: dict[str, Tensor]) -> Tensor:
-        """Return what each sample counts in a weighted mean of the losses, (batch,), float32."""
-        if self.class_weights is None:
-            return torch.ones(len(targets["label"]), device=targets["label"].device)
-        weight = vector(self.class_weights, targets["label"].device)
-        return mixed(lambda label: weight[label], targets)
+        """Return what each sample counts in the mean of the losses, (batch,), float32."""
+        weight = losses.vector(self.class_weights, targets["label"].device)
+        if weight is None:
+            return losses.ones(targets)
+        return losses.mixed(lambda label: weight[label], targets)
 
     def predictions(self, outputs: Tensor) -> Tensor:
         """Return probabilities, (batch, classes), float32."""
         return outputs.float().softmax(1)
 
-    def scores(self, predictions: Array, targets: Array) -> dict[str, Any]:
-        """Return the accuracy with its 95 % Wilson interval."""
-        from scipy.stats import binomtest
+    def scores(
+        self,
+        predictions: Array,
+        targets: Array,
+        *,
+        intervals: bool = True,
+        metrics: Sequence[Any] = (),
+    ) -> dict[str, Any]:
+        """Return all metrics of probabilities (rows, classes) and positions (rows,)."""
+        return _scores("classes", predictions, targets, self.classes, intervals, metrics)
 
-        hits, n = int((predictions.argmax(1) == targets).sum()), len(targets)
-        low, high = binomtest(hits, n).proportion_ci(0.95, "wilson")
-        return {"accuracy": {"value": hits / n, "low": float(low), "high": float(high), "n": n}}
+    def rescale_head(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the head as it is: logits have no unit."""
+        return weight, bias
 
-
-def mixed(losses: Any, targets: dict[str, Tensor]) -> Tensor:
-    """Return `losses` of the own label, shared with the partner's where samples were mixed."""
-    own: Tensor = losses(targets["label"])
-    if "partner" not in targets:
-        return own
-    return torch.lerp(losses(targets["partner"]), own, targets["share"].to(own))
-
-
-@lru_cache(maxsize=16)
-def vector(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Return `values` on `device`, moved there once."""
-    return torch.tensor(values, device=device)
+    @property
+    def native(self) -> Classes:
+        """The target of the saved module: the same."""
+        return self
 
 
-def balanced(counts: Sequence[int]) -> tuple[float, ...]:
-    """Return weights by inverse frequency with mean 1 over the samples; 1 for an empty class."""
-    seen = sum(count > 0 for count in counts)
-    return tuple(sum(counts) / (seen * count) if count else 1.0 for count in counts)
+@dataclass(frozen=True)
+class LabelSets:
+    """Any number of labels for each sample."""
 
+    classes: tuple[str, ...]
+    indexed: bool = True
+    """Whether whole numbers are positions in `classes`; else they are names like any other."""
+    multi_hot: bool = False
+    """Whether a row is a vector of 0 and 1 with a place for each class, not a list of labels."""
+    label_smoothing: float = 0.0
+    focal: float = 0.0
+    class_weights: tuple[float, ...] | None = None
+    """What a positive counts against a negative, for each label."""
+    metric: str = "macro_average_precision"
 
-def column(table: Table) -> list[Any]:
-    """Return the labels as a list of Python values."""
-    labels = table["label"]
-    return labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
-
-
-def missing(value: Any) -> bool:
-    """Return whether a label is None or not a number."""
-    return value is None or (isinstance(value, float) and value != value)
-
-
-def check_present(split: str, labels: Sequence[Any]) -> None:
-    """Raise DataError naming the rows that have no label."""
-    rows = [row for row, value in enumerate(labels) if missing(value)]
-    if rows:
-        shown = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
-        raise DataError(
-            f"{len(rows)} of {len(labels)} rows of the {split} split have no label (rows {shown}, "
-            "counted from 0). Label them or remove them."
-        )
-
-
-def check_learned(
-    split: str, counts: Counter[int], trained: Counter[int], classes: Sequence[str]
-) -> None:
-    """Raise DataError if a class of `split` has no sample in the training split."""
-    unseen = sorted(set(counts) - set(trained))
-    if unseen:
-        names = ", ".join(f"{classes[index]!r} ({counts[index]} rows)" for index in unseen[:5])
-        more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
-        raise DataError(
-            f"The {split} split has classes that the training split has no sample of: {names}"
-            f"{more}. Add samples of them to train, or remove these rows."
-        )
-
-
-def name_of(value: Any) -> str:
-    """Return the class name that a label stands for: itself as text, 1.0 as '1'."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, (str, bool, int)):
-        return str(value)
-    raise DataError(
-        f"The label {value!r} is no class: give a name or an integer. For numbers to be predicted "
-        "as such choose a regression task, for lists of labels a multi-label task."
-    )
-
-
-def natural(names: Any) -> tuple[str, ...]:
-    """Return the distinct names in natural order: '2' before '10', '-1' before '0'."""
-
-    def key(name: str) -> tuple[Any, ...]:
-        if re.fullmatch(r"-?\d+", name):
-            return (0, int(name), name)
-        parts = re.split(r"(\d+)", name)
-        return (1, [(int(p), "") if p.isdecimal() else (-1, p) for p in parts if p], name)
-
-    return tuple(sorted(set(names), key=key))
-
-
-def index_of(value: Any, index: dict[str, int], indexed: bool, row: int) -> int:
-    """Return the position of a label; raise DataError if it is no class or out of range."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if indexed and isinstance(value, int):
-        if not 0 <= value < len(index):
-            raise DataError(
-                f"Row {row} has the label index {value}, but there are {len(index)} classes: "
-                f"allowed are 0 to {len(index) - 1}."
+    @classmethod
+    def of(cls, splits: Splits, train: Train) -> LabelSets:
+        """Read the labels; raise DataError for none, or one that the training split has none of."""
+        for split in SPLITS:
+            with labels.told(split):
+                labels.check_present(labels.column(splits[split]))
+                labels.check_lists(labels.column(splits[split]))
+        with labels.told("train"):
+            rows = labels.column(splits.train)
+            multi_hot = labels.is_multi_hot(rows)
+            found = (
+                map(str, range(len(rows[0])))
+                if multi_hot
+                else (labels.name_of(value) for row in rows for value in row)
             )
-        return int(value)
-    name = name_of(value)
-    if name not in index:
-        raise DataError(
-            f"Row {row} has the label {name!r}, which is none of the {len(index)} classes."
-            f"{nearest(name, index)}"
+            names = splits.classes or labels.natural(found)
+            indexed = splits.classes is not None
+            target = cls(names, indexed, multi_hot, train.label_smoothing, train.focal)
+            counts = target._counts(splits.train)
+            if not any(counts.values()):
+                raise DataError("no row has any label. There is nothing to learn.")
+        for split in SPLITS[1:]:
+            with labels.told(split):
+                here = target._counts(splits[split])
+                labels.check_learned(here, counts, names)
+                if split == "validation" and not any(here.values()):
+                    raise DataError("no row has any label, so that no epoch can be chosen by it.")
+        if train.class_weights == "none":
+            return target
+        size = len(splits.train)
+        ratios = [max(size - count, 1) / count if count else 1.0 for count in counts.values()]
+        return replace(target, class_weights=tuple(ratios))
+
+    def _counts(self, table: Table) -> dict[int, int]:
+        return dict(enumerate(self.encode(table).sum(0).astype(int).tolist()))
+
+    @property
+    def num_outputs(self) -> int:
+        """One logit for each label."""
+        return len(self.classes)
+
+    def encode(self, table: Table) -> Array:
+        """Return 0/1 vectors, float32 (rows, classes); raise DataError for an unknown label."""
+        rows, size = labels.column(table), self.num_outputs
+        labels.check_lists(rows)
+        encoded = np.zeros((len(rows), size), dtype=np.float32)
+        index = labels.Index(self.classes, self.indexed)
+        for row, cell in enumerate(rows):
+            if not self.multi_hot:
+                encoded[row, [index(value, row) for value in cell]] = 1
+            elif len(cell) == size and all(value in (0, 1) for value in cell):
+                encoded[row] = cell
+            else:
+                raise DataError(
+                    f"row {row} has the label {cell!r}, but the training split has vectors of 0 "
+                    f"and 1 with a place for each of {size} classes."
+                )
+        return encoded
+
+    def losses(self, outputs: Tensor, targets: dict[str, Tensor]) -> Tensor:
+        """Return the binary cross-entropy of logits (batch, classes), its mean over the labels.
+
+        The shape is (batch,), float32.
+        """
+        logits = outputs.float()
+        weight = losses.vector(self.class_weights, logits.device)
+        how = (weight, self.label_smoothing, self.focal)
+        return losses.mixed(lambda label: losses.binary_cross_entropy(logits, label, *how), targets)
+
+    def weights(self, targets: dict[str, Tensor]) -> Tensor:
+        """Return ones, (batch,), float32: every sample counts the same."""
+        return losses.ones(targets)
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """Return the probability of each label, (batch, classes), float32."""
+        return outputs.float().sigmoid()
+
+    def scores(
+        self,
+        predictions: Array,
+        targets: Array,
+        *,
+        intervals: bool = True,
+        metrics: Sequence[Any] = (),
+    ) -> dict[str, Any]:
+        """Return all metrics of probabilities and 0/1 vectors, both (rows, classes)."""
+        return _scores("label_sets", predictions, targets, self.classes, intervals, metrics)
+
+    def rescale_head(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the head as it is: logits have no unit."""
+        return weight, bias
+
+    @property
+    def native(self) -> LabelSets:
+        """The target of the saved module: the same."""
+        return self
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """One number for each sample.
+
+    The module learns (number - mean) / std of the training split, because heads and learning
+    rates are made for outputs around 1. `rescale_head` folds both into the head that is saved,
+    which then gives the original unit; `native` is the target of that saved module.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+    names: tuple[str, ...] | None = None
+    """Where the data declares classes, as folders called 23 and 24 do: they are read as numbers."""
+    metric: str = "-rmse"
+
+    @classmethod
+    def of(cls, splits: Splits, train: Train) -> Numbers:
+        """Read the numbers; raise DataError where one is none, or all of train are the same.
+
+        Label smoothing, focal loss and class weights raise RecipeError: they need classes.
+        """
+        plain = {"label_smoothing": 0.0, "focal": 0.0, "class_weights": "none"}
+        for key, value in plain.items():
+            if getattr(train, key) != value:
+                raise RecipeError(
+                    f"train.{key}={getattr(train, key)} has no meaning for a regression task, "
+                    f"which has no classes: leave it at {value}."
+                )
+        unscaled, encoded = cls(names=splits.classes), {}
+        for split in SPLITS:
+            with labels.told(split):
+                labels.check_present(labels.column(splits[split]))
+                encoded[split] = unscaled.encode(splits[split]).astype(np.float64)
+        numbers = encoded["train"]
+        if len(numbers) < 2 or np.ptp(numbers) == 0:
+            only = f"only the number {numbers[0, 0]:g}" if len(numbers) else "no rows"
+            raise DataError(f"In the train split: {only}. There is nothing to learn.")
+        return replace(unscaled, mean=float(numbers.mean()), std=float(numbers.std()))
+
+    @property
+    def classes(self) -> None:
+        """There are none."""
+        return None
+
+    @property
+    def num_outputs(self) -> int:
+        """One."""
+        return 1
+
+    def encode(self, table: Table) -> Array:
+        """Return the numbers in their own unit, float32 (rows, 1); raise DataError for others."""
+        cells = labels.column(table)
+        if self.names is not None:
+            cells = [self.names[labels.Index(self.names, True)(v, i)] for i, v in enumerate(cells)]
+        numbers = [labels.number(value, row) for row, value in enumerate(cells)]
+        return np.asarray(numbers, dtype=np.float32).reshape(-1, 1)
+
+    def losses(self, outputs: Tensor, targets: dict[str, Tensor]) -> Tensor:
+        """Return squared errors, in units of the variance of train, (batch,), float32."""
+        values = outputs.float()
+        return losses.mixed(
+            lambda label: (values - (label.float() - self.mean) / self.std).square().mean(1),
+            targets,
         )
-    return index[name]
+
+    def weights(self, targets: dict[str, Tensor]) -> Tensor:
+        """Return ones, (batch,), float32: every sample counts the same."""
+        return losses.ones(targets)
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """Return numbers in the original unit, (batch, 1), float32."""
+        return outputs.float() * self.std + self.mean
+
+    def scores(
+        self,
+        predictions: Array,
+        targets: Array,
+        *,
+        intervals: bool = True,
+        metrics: Sequence[Any] = (),
+    ) -> dict[str, Any]:
+        """Return all metrics of predicted and true numbers, both (rows, 1)."""
+        return _scores("numbers", predictions, targets, (), intervals, metrics)
+
+    def rescale_head(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the head (1, width), (1,) that gives the original unit."""
+        return weight * self.std, bias * self.std + self.mean
+
+    @property
+    def native(self) -> Numbers:
+        """The target of the saved module, whose outputs are in the original unit."""
+        return replace(self, mean=0.0, std=1.0)
+
+
+def _scores(
+    kind: Kind,
+    predictions: Array,
+    targets: Array,
+    classes: Sequence[str],
+    intervals: bool,
+    metrics: Sequence[Any],
+) -> dict[str, Any]:
+    """Score with intervals through `evaluate`; without, and without metrics of others, directly."""
+    if not intervals and all(isinstance(metric, str) for metric in metrics):
+        # What every epoch needs: the same functions, without the seconds that evaluate's import
+        # and the intervals take.
+        from finetune.scoring import score
+
+        return score(kind, predictions, targets, classes, metrics, intervals=False)
+    from finetune.metrics import scores
+
+    return scores(kind, predictions, targets, classes, metrics, intervals=intervals)

@@ -1,0 +1,331 @@
+"""Every metric there is, by kind of target; a new one is one entry here.
+
+A metric is a function of predictions and references in float64, mostly scikit-learn's, and the
+way to its interval.
+
+    kind        predictions                   references
+    classes     probabilities (n, classes)    positions (n,)
+    label_sets  probabilities (n, classes)    0/1 vectors (n, classes)
+    numbers     numbers (n,)                  numbers (n,)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from scipy.sparse import csr_array, hstack
+from scipy.stats import pearsonr, rankdata, spearmanr
+from sklearn import metrics
+
+from finetune.intervals import Combine
+from finetune.protocols import Array
+
+Kind: TypeAlias = Literal["classes", "label_sets", "numbers"]
+Function: TypeAlias = Callable[[Array, Array], Any]
+
+BINS = 15
+"""Bins of the calibration error."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One metric: its value, and at most one of three ways to its interval.
+
+    None of the three is the jackknife over groups, which needs nothing but the value.
+    """
+
+    value: Function
+    proportion: bool = False
+    """The value is a share of the n samples."""
+    rows: Function | None = None
+    """Per-sample rows (n, columns) whose means `combine` turns into the metric."""
+    combine: Combine = lambda means: means[0]
+    gradient: Function | None = None
+    """The derivative of the value by the weight of each sample, (n,)."""
+    reason: str = "it is not defined on these samples"
+    """Said where the value is not a number."""
+    asked: bool = False
+    """Computed only where a recipe asks for it by name."""
+
+
+def decided(given: Array, true: Array) -> Array:
+    """Return the chosen class (n,), or for label sets the chosen labels (n, classes) as 0/1."""
+    return given.argmax(1) if true.ndim == 1 else (given >= 0.5).astype(np.int64)
+
+
+def confusion(given: Array, true: Array) -> Any:
+    """Return for each sample and class whether it is hit, guessed, and there: (n, 3 classes)."""
+    if true.ndim == 2:
+        guess = decided(given, true)
+        return hstack([csr_array(part) for part in (guess * true, guess, true)], format="csr")
+    n, classes = given.shape
+    guess, row = given.argmax(1), np.arange(n)
+    hit = guess == true
+    rows = np.concatenate([row[hit], row, row])
+    columns = np.concatenate([true[hit], classes + guess, 2 * classes + true])
+    return csr_array((np.ones(len(rows)), (rows, columns)), shape=(n, 3 * classes))
+
+
+def f1_of(means: Array) -> Array:
+    """Return the F1 of each class from means of `confusion`; not a number for an absent class."""
+    hits, guessed, there = np.split(means, 3)
+    f1: Array = 2 * hits / (guessed + there)
+    return f1
+
+
+def _on_decisions(function: Callable[..., float], **options: object) -> Function:
+    return lambda given, true: function(true, decided(given, true), **options)
+
+
+def _own(given: Array, true: Array) -> Array:
+    """Return the probability of the true class."""
+    chosen: Array = given[np.arange(len(true)), true]
+    return chosen
+
+
+def _one_hot(given: Array, true: Array) -> Array:
+    return true if true.ndim == 2 else np.equal(true[:, None], np.arange(given.shape[1]))
+
+
+def _ranked(given: Array, true: Array) -> tuple[Array, Array]:
+    """Return scores and 0/1 truth, one column for each class that is ranked against the rest."""
+    truth = _one_hot(given, true).astype(np.int64)
+    if true.ndim == 1:
+        # The two columns of a binary task say the same; a missing class leaves no mean.
+        return (given[:, 1:], truth[:, 1:]) if given.shape[1] == 2 else (given, truth)
+    both = (truth.sum(0) > 0) & (truth.sum(0) < len(truth))
+    return given[:, both], truth[:, both]
+
+
+def _auroc(given: Array, true: Array) -> float:
+    scores, truth = _ranked(given, true)
+    if not truth.size or (truth.min(0) == truth.max(0)).any():
+        return float("nan")
+    return float(metrics.roc_auc_score(truth, scores, average="macro"))
+
+
+def _auroc_gradient(given: Array, true: Array) -> Array:
+    """Return DeLong's components: how often each sample is ranked rightly against the others."""
+    scores, truth = _ranked(given, true)
+    total = np.zeros(len(true))
+    for score, there in zip(scores.T, truth.T.astype(bool), strict=True):
+        ranks, positives, negatives = rankdata(score), there.sum(), (~there).sum()
+        above = (ranks[there] - rankdata(score[there])) / negatives
+        below = 1 - (ranks[~there] - rankdata(score[~there])) / positives
+        total[there] += (above - above.mean()) / positives
+        total[~there] += (below - below.mean()) / negatives
+    mean: Array = total / scores.shape[1]
+    return mean
+
+
+def _with_positives(given: Array, true: Array) -> tuple[Array, Array]:
+    some = true.any(0)
+    return given[:, some], true[:, some]
+
+
+def _average_precision(given: Array, true: Array) -> float:
+    scores, truth = _with_positives(given, true)
+    return float(metrics.average_precision_score(truth, scores)) if truth.size else float("nan")
+
+
+def _average_precision_gradient(given: Array, true: Array) -> Array:
+    """Return the derivative of the mean average precision by the weight of each sample.
+
+    With T and R the true and all samples ranked at or above i, the precision at i is T/R. A weight
+    at k counts in its own term, in R of all terms ranked at or below it, and in T if it is true.
+    """
+    scores, truth = _with_positives(given, true)
+    total = np.zeros(len(true))
+    for score, there in zip(scores.T, truth.T.astype(float), strict=True):
+        order = np.argsort(-score, kind="stable")
+        ordered, hit = score[order], there[order]
+        # Equal scores share one rank: the last of them, and the first where sums run backwards.
+        last = np.searchsorted(-ordered, -ordered, side="right") - 1
+        first = np.searchsorted(-ordered, -ordered, side="left")
+        ranked, hits = last + 1.0, np.cumsum(hit)[last]
+        below_hits = np.cumsum((hit / ranked)[::-1])[::-1][first]
+        below_ranked = np.cumsum((hit * hits / ranked**2)[::-1])[::-1][first]
+        terms = hit * hits / ranked
+        total[order] += (
+            terms + hit * below_hits - below_ranked - hit * terms.sum() / hit.sum()
+        ) / hit.sum()
+    mean: Array = total / scores.shape[1]
+    return mean
+
+
+def _log_loss(given: Array, true: Array) -> float:
+    return float(metrics.log_loss(true, given, labels=np.arange(given.shape[1])))
+
+
+def _log_loss_rows(given: Array, true: Array) -> Array:
+    losses: Array = -np.log(np.maximum(_own(given, true), np.finfo(float).eps))[:, None]
+    return losses
+
+
+def _brier_rows(given: Array, true: Array) -> Array:
+    """Return squared distances to the truth; halved for two classes, as is the custom."""
+    distances: Array = np.square(given - _one_hot(given, true)).sum(1, keepdims=True)
+    return distances / 2 if given.shape[1] == 2 else distances
+
+
+def _calibration_rows(given: Array, true: Array) -> Array:
+    """Return confidence minus hit, in the column of the confidence's bin; a bin for 1 itself.
+
+    Naeini et al. 2015; the bins are those of torchmetrics, closed on the left.
+    """
+    confidence = given.max(1)
+    bins = np.searchsorted(np.linspace(0, 1, BINS + 1), confidence, side="right") - 1
+    rows = np.zeros((len(true), BINS + 1))
+    rows[np.arange(len(true)), bins] = confidence - (given.argmax(1) == true)
+    return rows
+
+
+def _calibration_error(means: Array) -> Array:
+    error: Array = np.abs(means).sum(0)
+    return error
+
+
+def _of_means(rows: Function, combine: Callable[[Array], Array]) -> Function:
+    return lambda given, true: combine(rows(given, true).mean(0)[:, None])[0]
+
+
+def _first(means: Array) -> Array:
+    first: Array = means[0]
+    return first
+
+
+def _micro_f1(means: Array) -> Array:
+    hits, guessed, there = (part.sum(0) for part in np.split(means, 3))
+    f1: Array = 2 * hits / (guessed + there)
+    return f1
+
+
+def _macro_f1(means: Array) -> Array:
+    f1: Array = np.nanmean(f1_of(means), axis=0)
+    return f1
+
+
+def _mean_recall(means: Array) -> Array:
+    hits, _, there = np.split(means, 3)
+    recall: Array = np.nanmean(hits / there, axis=0)
+    return recall
+
+
+def _subset(given: Array, true: Array) -> float:
+    return float((decided(given, true) == true).all(1).mean())
+
+
+def _moments(given: Array, true: Array) -> Array:
+    x, y = given - given.mean(), true - true.mean()
+    return np.stack([x, y, x * x, y * y, x * y], axis=1)
+
+
+def _correlation(means: Array) -> Array:
+    x, y, xx, yy, xy = means
+    correlation: Array = (xy - x * y) / np.sqrt((xx - x * x) * (yy - y * y))
+    return correlation
+
+
+def _error_moments(given: Array, true: Array) -> Array:
+    y = true - true.mean()
+    return np.stack([np.square(given - true), y, y * y], axis=1)
+
+
+def _explained(means: Array) -> Array:
+    error, y, yy = means
+    explained: Array = 1 - error / (yy - y * y)
+    return explained
+
+
+_MISSING = "not every class has samples, and samples of others, here"
+_CONSTANT = "all predictions or all references are equal"
+
+TABLE: dict[Kind, dict[str, Entry]] = {
+    "classes": {
+        "accuracy": Entry(_on_decisions(metrics.accuracy_score), proportion=True),
+        "top5_accuracy": Entry(
+            lambda given, true: metrics.top_k_accuracy_score(
+                true, given, k=5, labels=np.arange(given.shape[1])
+            ),
+            proportion=True,
+            reason="there are no more than five classes",
+        ),
+        "macro_f1": Entry(
+            _on_decisions(metrics.f1_score, average="macro"), rows=confusion, combine=_macro_f1
+        ),
+        "micro_f1": Entry(_on_decisions(metrics.f1_score, average="micro"), proportion=True),
+        "balanced_accuracy": Entry(
+            _on_decisions(metrics.balanced_accuracy_score), rows=confusion, combine=_mean_recall
+        ),
+        "auroc": Entry(_auroc, gradient=_auroc_gradient, reason=_MISSING),
+        "log_loss": Entry(_log_loss, rows=_log_loss_rows, combine=_first),
+        "ece": Entry(
+            _of_means(_calibration_rows, _calibration_error),
+            rows=_calibration_rows,
+            combine=_calibration_error,
+        ),
+        "brier": Entry(_of_means(_brier_rows, _first), rows=_brier_rows, combine=_first),
+        "matthews_correlation": Entry(_on_decisions(metrics.matthews_corrcoef), asked=True),
+        "cohen_kappa": Entry(_on_decisions(metrics.cohen_kappa_score), asked=True),
+    },
+    "label_sets": {
+        "micro_f1": Entry(
+            _on_decisions(metrics.f1_score, average="micro", zero_division=np.nan),
+            rows=confusion,
+            combine=_micro_f1,
+            reason="no label is there, and none was predicted",
+        ),
+        "macro_f1": Entry(
+            _on_decisions(metrics.f1_score, average="macro", zero_division=np.nan),
+            rows=confusion,
+            combine=_macro_f1,
+            reason="no label is there, and none was predicted",
+        ),
+        "subset_accuracy": Entry(_subset, proportion=True),
+        "macro_average_precision": Entry(
+            _average_precision,
+            gradient=_average_precision_gradient,
+            reason="no sample has any label here",
+        ),
+        "macro_auroc": Entry(
+            _auroc, gradient=_auroc_gradient, reason="no label is both there and not there"
+        ),
+        "hamming_loss": Entry(_on_decisions(metrics.hamming_loss), asked=True),
+    },
+    "numbers": {
+        "rmse": Entry(
+            lambda given, true: np.sqrt(metrics.mean_squared_error(true, given)),
+            rows=lambda given, true: np.square(given - true)[:, None],
+            combine=lambda means: np.sqrt(means[0]),
+        ),
+        "mae": Entry(
+            lambda given, true: metrics.mean_absolute_error(true, given),
+            rows=lambda given, true: np.abs(given - true)[:, None],
+            combine=_first,
+        ),
+        "r2": Entry(
+            lambda given, true: metrics.r2_score(true, given, force_finite=False),
+            rows=_error_moments,
+            combine=_explained,
+            reason="all references are equal",
+        ),
+        "pearson": Entry(
+            lambda given, true: pearsonr(given, true).statistic if len(true) > 1 else np.nan,
+            rows=_moments,
+            combine=_correlation,
+            reason=_CONSTANT,
+        ),
+        "spearman": Entry(
+            lambda given, true: spearmanr(given, true).statistic if len(true) > 1 else np.nan,
+            rows=lambda given, true: _moments(rankdata(given), rankdata(true)),
+            combine=_correlation,
+            reason=_CONSTANT,
+        ),
+        "median_absolute_error": Entry(
+            lambda given, true: metrics.median_absolute_error(true, given), asked=True
+        ),
+    },
+}

@@ -1,0 +1,202 @@
+"""The door to `evaluate`: our metrics as one `evaluate.Metric`, and the metrics of others.
+
+Importing this takes seconds, as `evaluate` does; what scores every epoch is `finetune.scoring`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import evaluate
+import numpy as np
+from datasets import Features, List, Value  # the words in which evaluate declares its columns
+
+from finetune.errors import RecipeError, nearest
+from finetune.intervals import grouped
+from finetune.metric_table import TABLE, Kind, decided
+from finetune.protocols import Array
+from finetune.scoring import arrays, score
+
+PINNED = re.compile(r"[0-9a-f]{40}|v?[0-9]+(\.[0-9]+)*")
+"""A full commit hash, or a tag that reads as a version: what does not move as a branch does."""
+
+
+class Metric(evaluate.Metric):  # type: ignore[misc]  # evaluate carries no types
+    """One or several metrics of a kind of target; works offline and keeps no files.
+
+    `Metric("accuracy", "auroc").compute(predictions=..., references=...)` gives plain numbers, as
+    metrics of `evaluate` do, from probabilities (n, classes) and positions (n,); without names it
+    computes all usual ones. With `intervals=True` each is `{"value", "low", "high", "n"}`. Raises
+    RecipeError for a name that `kind` does not have.
+    """
+
+    def __init__(
+        self,
+        *names: str,
+        kind: Kind = "classes",
+        classes: Sequence[str] = (),
+        also: Iterable[str] = (),
+        intervals: bool = False,
+    ) -> None:
+        self.kind, self.only, self.classes, self.also = kind, names, tuple(classes), tuple(also)
+        self.intervals = intervals
+        check_names([*names, *self.also], TABLE[kind])
+        super().__init__(keep_in_memory=True, seed=0)
+
+    def _info(self) -> evaluate.MetricInfo:
+        probabilities, positions = List(Value("float64")), Value("int64")
+        predictions, references = {
+            "classes": (probabilities, positions),
+            "label_sets": (probabilities, List(positions)),
+            "numbers": (Value("float64"), Value("float64")),
+        }[self.kind]
+        return evaluate.MetricInfo(
+            description=f"{', '.join(self.only) or 'All usual metrics'} ({self.kind})",
+            citation="",
+            inputs_description="predictions and references, first axis the samples",
+            features=Features({"predictions": predictions, "references": references}),
+        )
+
+    def _build_data_dir(self) -> str:
+        # Nothing is written, so no folder need be made in a cache that may be read-only.
+        return ""
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
+        scores = score(
+            self.kind,
+            np.asarray(predictions),
+            np.asarray(references),
+            self.classes,
+            self.also,
+            only=self.only or None,
+            intervals=self.intervals,
+        )
+        if self.intervals:
+            return scores
+        return {name: result["value"] for name, result in scores.items()}
+
+
+def check_names(names: Iterable[str], allowed: Iterable[str]) -> None:
+    """Raise RecipeError for a name that is none of the allowed metrics."""
+    allowed = list(allowed)
+    for name in names:
+        if name not in allowed:
+            raise RecipeError(
+                f"There is no metric {name!r}: allowed are {', '.join(allowed)}."
+                f"{nearest(name, allowed)} A metric of the hub is written 'user/name@revision'."
+            )
+
+
+def resolve(metrics: Iterable[Any], trust_remote_code: bool = False) -> list[Any]:
+    """Return further metrics ready for `scores`: names of the table, and objects with `compute`.
+
+    A metric of the hub is its author's code, which `evaluate` runs as it loads it. RecipeError is
+    raised unless that was allowed and its revision is pinned; also for unknown names, other
+    objects, and metrics that cannot be loaded.
+    """
+    return [_resolved(metric, trust_remote_code) for metric in metrics]
+
+
+def _resolved(metric: Any, trust_remote_code: bool) -> Any:
+    if not isinstance(metric, str):
+        # No truth value here: a metric that holds no samples yet is false.
+        if callable(getattr(metric, "compute", None)) and not isinstance(metric, type):
+            return metric
+        raise RecipeError(
+            f"{metric!r} is no metric: give a name, 'user/name@revision', or an object of a class "
+            "that derives from evaluate.Metric."
+        )
+    if "/" not in metric:
+        check_names([metric], dict.fromkeys(name for table in TABLE.values() for name in table))
+        return metric
+    name, _, revision = metric.partition("@")
+    if not trust_remote_code:
+        raise RecipeError(
+            f"The metric {metric!r} is code of its author that would run on this machine. Read it, "
+            f"and if you trust it write trust_remote_code=true and {name}@<commit>."
+        )
+    if not PINNED.fullmatch(revision):
+        raise RecipeError(
+            f"The metric {metric!r} runs code, so its revision must be pinned: write {name}@ and "
+            "the 40 hexadecimal digits of a commit, or a version tag such as v1.0."
+        )
+    try:
+        return evaluate.load(name, revision=revision)
+    except (OSError, ValueError, ImportError, AttributeError, TypeError) as error:
+        raise RecipeError(
+            f"The metric {metric!r} could not be loaded ({type(error).__name__}: {error}). Check "
+            "the name, the revision and the connection, or give the metric as an object."
+        ) from error
+
+
+def scores(
+    kind: Kind,
+    predictions: Array,
+    references: Array,
+    classes: Sequence[str] = (),
+    metrics: Sequence[Any] = (),
+    *,
+    intervals: bool = True,
+) -> dict[str, Any]:
+    """Return what `scoring.score` does, computed through `evaluate`, and resolved further metrics.
+
+    A further metric keeps its own names, with its own in front where ours has the same.
+    """
+    if kind == "numbers":
+        predictions, references = arrays(kind, predictions, references)
+    names = [metric for metric in metrics if isinstance(metric, str)]
+    ours = Metric(kind=kind, classes=classes, also=names, intervals=True) if intervals else None
+    result: dict[str, Any] = (
+        score(kind, predictions, references, classes, names, intervals=False)
+        if ours is None
+        else ours.compute(predictions=predictions, references=references)
+    )
+    for metric in metrics:
+        if not isinstance(metric, str):
+            for name, figure in _foreign(metric, kind, predictions, references, intervals).items():
+                prefix = f"{getattr(metric, 'name', type(metric).__name__)}_"
+                result[prefix + name if name in result else name] = figure
+    return result
+
+
+def _foreign(
+    metric: Any, kind: Kind, predictions: Array, references: Array, intervals: bool
+) -> dict[str, Any]:
+    """Return the scores of a metric of others; numbers get a jackknife interval over 20 groups."""
+    given, true = arrays(kind, predictions, references)
+    inputs = _inputs(metric, kind, given, true)
+
+    def compute(keep: Any) -> dict[str, Any]:
+        return dict(metric.compute(**{name: cells[keep] for name, cells in inputs.items()}))
+
+    def one(name: str) -> Callable[[Array], float]:
+        return lambda keep: float(compute(keep)[name])
+
+    result: dict[str, Any] = {}
+    for name, value in compute(slice(None)).items():
+        value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+        number = isinstance(value, (int, float)) and math.isfinite(value)
+        result[name] = {"value": value if number or isinstance(value, list) else None}
+        if intervals:
+            low, high = grouped(one(name), value, len(true)) if number else (None, None)
+            result[name] |= {"low": low, "high": high}
+        result[name] |= {"n": len(true)}
+    return result
+
+
+def _inputs(metric: Any, kind: Kind, given: Array, true: Array) -> dict[str, Array]:
+    """Return predictions as the metric declares them: scores if it takes floats, else decisions."""
+    members = getattr(metric, "evaluation_modules", None)
+    features = getattr(metric if members is None else members[0], "features", None) or {}
+    features = features[0] if isinstance(features, list) else features
+    key = "prediction_scores" if "prediction_scores" in features else "predictions"
+    feature = features.get(key)
+    inner = getattr(feature, "feature", feature)
+    if kind != "numbers" and not str(getattr(inner, "dtype", "")).startswith("float"):
+        given = decided(given, true)
+    elif kind == "classes" and inner is feature and given.shape[1] == 2:
+        given = given[:, 1]
+    return {key: given, "references": true}
