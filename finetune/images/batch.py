@@ -7,8 +7,6 @@ box each image has, with the same filters as Pillow's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
@@ -18,37 +16,37 @@ def resample(
     boxes: Tensor,
     flip: Tensor,
     size: tuple[int, int],
-    interpolation: str,
+    *,
+    interpolation: str = "bilinear",
+    margin: int = 0,
+    fill: tuple[int, int, int] = (0, 0, 0),
 ) -> Tensor:
     """Cut `boxes` (batch, 4) out of uint8 images (batch, 3, h, w) and bring them to `size`.
 
-    Where `flip` (batch,) is set, left and right change places; what lies outside the image is
-    black. Returns float32 (batch, 3, height, width) from 0 to 255.
+    Boxes reach at most `margin` pixels over the edge; what they see there has the colour `fill`.
+    Where `flip` (batch,) is set, left and right change places. Returns float32
+    (batch, 3, height, width) from 0 to 255.
     """
     batch, _, height, width = images.shape
-    rows = _weights(boxes[:, 0], boxes[:, 2], height, size[0], interpolation)
-    columns = _weights(boxes[:, 1], boxes[:, 3], width, size[1], interpolation)
+    rows = _weights(boxes[:, 0], boxes[:, 2], height, size[0], interpolation, margin)
+    columns = _weights(boxes[:, 1], boxes[:, 3], width, size[1], interpolation, margin)
     columns = torch.where(flip[:, None, None], columns.flip(1), columns)
     # (batch, h, 3, w): both products then run over contiguous memory.
-    pixels = images.permute(0, 2, 1, 3).to(
-        torch.float32, memory_format=torch.contiguous_format
-    )
+    pixels = images.permute(0, 2, 1, 3).to(torch.float32, memory_format=torch.contiguous_format)
     with torch.autocast(images.device.type, enabled=False):
-        pixels = torch.bmm(
-            pixels.view(batch, height * 3, width), columns.transpose(1, 2)
-        )
+        pixels = torch.bmm(pixels.view(batch, height * 3, width), columns.transpose(1, 2))
         pixels = torch.bmm(rows, pixels.view(batch, height, 3 * size[1]))
     pixels = pixels.view(batch, size[0], 3, size[1]).permute(0, 2, 1, 3).contiguous()
+    if any(fill):
+        bare = 1 - rows.sum(2)[:, None, :, None] * columns.sum(2)[:, None, None, :]
+        pixels += bare * torch.tensor(fill, device=pixels.device)[:, None, None]
     return pixels.clamp_(0, 255)  # bicubic overshoots
 
 
 def _weights(
-    start: Tensor, length: Tensor, side: int, size: int, interpolation: str
+    start: Tensor, length: Tensor, side: int, size: int, interpolation: str, margin: int
 ) -> Tensor:
     """Return (batch, size, side): how much each input pixel adds to each output pixel."""
-    margin = 0
-    if len(start):
-        margin = max(0, int(torch.max(-start)), int(torch.max(start + length)) - side)
     pixel = torch.arange(-margin, side + margin, device=start.device)[None, None, :]
     output = torch.arange(size, device=start.device)[None, :, None] + 0.5
     start, length = start[:, None, None], length[:, None, None]
@@ -79,41 +77,15 @@ def inside(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return (row[:, :, None] & column[:, None, :])[:, None]
 
 
-def augment(
-    raw: Mapping[str, Tensor],
-    size: tuple[int, int],
-    interpolation: str,
-    magnitude: int,
-    mean: Tensor,
-    std: Tensor,
-) -> Tensor:
-    """Return normalised float32 (batch, 3, height, width) from images and what was drawn for them.
-
-    Images that already have their box cut out come with no "box".
-    """
-    images = raw["image"]
-    if "box" in raw:
-        pixels = resample(images, raw["box"], raw["flip"], size, interpolation)
-    else:
-        pixels = images.to(torch.float32, memory_format=torch.contiguous_format)
-        pixels = torch.where(raw["flip"][:, None, None, None], pixels.flip(3), pixels)
-    if "operation" in raw:
-        from finetune.images.randaugment import apply
-
-        operated = apply(
-            pixels.round().to(torch.uint8), raw["operation"], raw["negative"], magnitude
-        )
-        pixels = operated.to(torch.float32)
-    pixels = normalise(pixels, mean, std)
-    if "erase" in raw:
-        pixels = pixels.masked_fill(inside(raw["erase"], size), 0.0)
-    return pixels
-
-
 def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Return (pixels / 255 - mean) / std, float32, for pixels from 0 to 255."""
     pixels = pixels.to(torch.float32, memory_format=torch.contiguous_format)
     return pixels.div(255).sub_(mean).div_(std)
+
+
+def flipped(images: Tensor, flip: Tensor) -> Tensor:
+    """Return the images (batch, 3, h, w), mirrored left to right where `flip` (batch,) is set."""
+    return torch.where(flip[:, None, None, None], images.flip(3), images)
 
 
 def mix(pixels: Tensor, partners: Tensor, share: Tensor, cut: Tensor) -> Tensor:

@@ -10,16 +10,17 @@ is 16-bit and 32-bit greyscale, which Pillow would clip at 255: here it is scale
 from __future__ import annotations
 
 import io
-import os
-import struct
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 64 * 1024 * 1024
+# Not all that Pillow opens: some formats have no mark of their own, and EPS would start a program.
+FORMATS = (
+    "PNG", "JPEG", "MPO", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF", "ICO",
+)  # fmt: skip
 _ORIENTATION = 0x0112
 
 
@@ -49,48 +50,39 @@ def read_bytes(cell: Mapping[str, Any]) -> bytes:
 def open_image(content: bytes) -> Image.Image:
     """Return the image with only its header read; raise Unreadable if it is none or too large."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # Pillow's own limit only warns; ours refuses
-            image = Image.open(io.BytesIO(content))
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:
-        raise Unreadable("not an image, whatever its name says") from None
+        raise Unreadable(f"not an image, or none of {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
         raise Unreadable(f"more than {MAX_PIXELS:,} pixels") from None
-    except Exception as error:
-        raise Unreadable(f"cannot be opened: {error}") from error
+    except Exception as error:  # decoders share no base for what they raise
+        raise Unreadable(f"cannot be opened: {escaped(str(error))}") from error
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise Unreadable(f"{width} x {height} is more than {MAX_PIXELS:,} pixels")
     return image
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Return the decoded RGB image; raise Unreadable if its data is broken or cut short."""
+def to_rgb(
+    image: Image.Image, wanted: Callable[[int, int], tuple[int, int]] | None = None
+) -> Image.Image:
+    """Return the decoded, upright RGB image; raise Unreadable if its data is broken or cut short.
+
+    With `wanted`, from the upright height and width to those that are needed, a JPEG may be
+    decoded at 1/2, 1/4 or 1/8 of its size, but never smaller than that.
+    """
     try:
+        if wanted is not None and image.format in ("JPEG", "MPO"):
+            width, height = image.size
+            turned = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+            size = wanted(width, height)[::-1] if turned else wanted(height, width)
+            image.draft(None, size[::-1])
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith(("I", "F")):
             image = _eight_bits(image)
         return image.convert("RGB")
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        IndexError,
-        struct.error,
-    ) as error:
-        raise Unreadable(f"broken: {error}") from error
-    except Image.DecompressionBombError:
-        raise Unreadable(f"more than {MAX_PIXELS:,} pixels") from None
-
-
-def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Return height and width as they will be once the EXIF rotation is applied."""
-    width, height = image.size
-    turned = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
-    return (width, height) if turned else (height, width)
+    except Exception as error:  # decoders share no base for what they raise
+        raise Unreadable(f"broken: {escaped(str(error) or type(error).__name__)}") from error
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -101,11 +93,9 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         white = 1.0 if top <= 1 else 255.0 if top <= 255 else 65535.0
     else:
         white = 65535.0 if image.mode.startswith("I;16") or top > 255 else 255.0
-    return Image.fromarray(
-        np.rint(values.clip(0, white) * (255 / white)).astype(np.uint8)
-    )
+    return Image.fromarray(np.rint(values.clip(0, white) * (255 / white)).astype(np.uint8))
 
 
-def printable(name: object) -> str:
-    """Return a name that cannot break a terminal: control characters are written as escapes."""
-    return repr(os.fspath(name) if isinstance(name, os.PathLike) else str(name))
+def escaped(text: str) -> str:
+    """Return `text` with what is not printable as escapes, so that no name breaks a terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -40,7 +40,7 @@ def appearance(
 ) -> Draws:
     """Return how each sample looks in this epoch, whatever it is mixed with.
 
-    `sizes` is (batch, 2) heights and widths; `views` (batch, 4) the boxes that evaluation would see.
+    `sizes` is (batch, 2) heights and widths; `views` (batch, 4) the boxes that evaluation sees.
     """
     u = uniforms(seed, epoch, indices, OPERATIONS + 2 * augmentation.rand_augment)
     draws: Draws = {
@@ -77,11 +77,7 @@ def mixing(
 
     u = uniforms(seed, epoch, indices, OPERATIONS)
     alphas = augmentation.mixup, augmentation.cutmix
-    cut = (
-        u[:, WHICH] < 0.5
-        if all(alphas)
-        else np.full(len(indices), augmentation.cutmix > 0)
-    )
+    cut = u[:, WHICH] < 0.5 if all(alphas) else np.full(len(indices), augmentation.cutmix > 0)
     alpha = np.where(cut, alphas[1], alphas[0])
     share = betaincinv(alpha, alpha, u[:, SHARE])
     height, width = target
@@ -126,9 +122,7 @@ def _crop(
     return box
 
 
-def _box(
-    sizes: Ints, area: tuple[float, float], ratio: tuple[float, float], u: Floats
-) -> Ints:
+def _box(sizes: Ints, area: tuple[float, float], ratio: tuple[float, float], u: Floats) -> Ints:
     """Draw boxes inside images of `sizes`: the area uniform, the ratio log-uniform over what fits.
 
     Where rejection sampling would try again and at last give up, the range of ratios is narrowed

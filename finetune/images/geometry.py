@@ -1,7 +1,7 @@
 """Where a model looks: the native evaluation crop, and the size at which training keeps images.
 
-The evaluation crop follows timm's evaluation transform step by step on PIL images; a test holds the two
-equal. Sizes are (height, width).
+The evaluation crop follows timm's evaluation transform step by step on Pillow images; a test holds
+the two equal. Sizes are (height, width).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from PIL import Image
 from finetune.images.draws import Floats, Ints
 
 MARGIN = 1.15
-_FILTERS = {
+FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -34,7 +34,7 @@ class Geometry:
     crop_mode: str
     interpolation: str
     fill: tuple[int, int, int] = (0, 0, 0)
-    """Colour around the image where `border` leaves some free."""
+    """Colour around an image that does not fill its box."""
 
     @property
     def scaled(self) -> tuple[int, int]:
@@ -45,13 +45,11 @@ class Geometry:
     @property
     def filter(self) -> Image.Resampling:
         """Pillow's name for the interpolation."""
-        return _FILTERS.get(self.interpolation, Image.Resampling.BILINEAR)
+        return FILTERS[self.interpolation]
 
     def evaluation(self, image: Image.Image) -> Image.Image:
         """Return the native evaluation crop of an RGB image, exactly `size`."""
-        resized = image.resize(
-            self._resized(image.height, image.width)[::-1], self.filter
-        )
+        resized = image.resize(self._resized(image.height, image.width)[::-1], self.filter)
         if (resized.height, resized.width) == self.size:
             return resized
         return self._center(resized)
@@ -78,8 +76,7 @@ class Geometry:
         # What is missing is added first, the smaller half before; what is too much is cut, rounded.
         top = -(free[0] // 2) if free[0] > 0 else round(-free[0] / 2)
         left = -(free[1] // 2) if free[1] > 0 else round(-free[1] / 2)
-        fill = self.fill if self.crop_mode == "border" else (0, 0, 0)
-        canvas = Image.new("RGB", (width, height), fill)
+        canvas = Image.new("RGB", (width, height), self.fill)
         canvas.paste(image, (-left, -top))
         return canvas
 

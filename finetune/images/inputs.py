@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from finetune.errors import BackboneError, nearest
 from finetune.images.augmentation import Augmentation
 from finetune.protocols import Source, Table
 
 if TYPE_CHECKING:
     from finetune.images.geometry import Geometry
-    from finetune.images.store import Failure
+    from finetune.images.render import Failure
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,14 @@ class ImageInputs:
     forward_argument: str = "x"
     """The name of the images among the arguments of the module's forward."""
     columns: tuple[str, ...] = ("image",)
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in INTERPOLATIONS:
+            raise BackboneError(
+                f"The backbone's interpolation {self.interpolation!r} is none of "
+                f"{', '.join(INTERPOLATIONS)}.{nearest(self.interpolation, INTERPOLATIONS)} "
+                "Correct it in the config.json that comes with its weights."
+            )
 
     def source(
         self,
@@ -52,26 +63,33 @@ class ImageInputs:
         return sources.training(self, cells, cache, augmentation, seed)
 
     def check(self, table: Table) -> list[Failure]:
-        """Return row, file name and reason of every image that cannot be used."""
-        from finetune.images.store import find_failures
+        """Return row, file name and reason of every image that cannot be used; keep nothing."""
+        from finetune.images.render import find_failures
 
         return find_failures(table[self.columns[0]])
+
+    def usable(
+        self, table: Table, cache: Path, *, augmentation: Augmentation | None = None
+    ) -> tuple[list[int], list[Failure]]:
+        """Return the rows whose images can be used, and the failures of the others.
+
+        Decodes as `source` does, into the same store: a source of only those rows opens at once.
+        """
+        from finetune.images.render import UnreadableImages
+
+        failures: tuple[Failure, ...] = ()
+        try:
+            self.source(table, cache, augmentation=augmentation)
+        except UnreadableImages as error:
+            failures = error.failures
+        broken = {failure.row for failure in failures}
+        return [row for row in range(len(table)) if row not in broken], list(failures)
 
     @property
     def geometry(self) -> Geometry:
         """The native crop, on Pillow images."""
         from finetune.images.geometry import Geometry
 
-        fill = tuple(round(255 * value) for value in self.mean)
-        return Geometry(
-            self.size, self.crop_pct, self.crop_mode, self.interpolation, fill
-        )
-
-
-def usable(table: Table, column: str = "image") -> tuple[list[int], list[Any]]:
-    """Return the rows whose image can be used, and the failures of all others."""
-    from finetune.images.store import find_failures
-
-    failures = find_failures(table[column])
-    broken = {row for row, _, _ in failures}
-    return [row for row in range(len(table)) if row not in broken], failures
+        red, green, blue = (round(255 * value) for value in self.mean)
+        fill = (red, green, blue) if self.crop_mode == "border" else (0, 0, 0)
+        return Geometry(self.size, self.crop_pct, self.crop_mode, self.interpolation, fill)

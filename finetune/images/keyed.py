@@ -1,8 +1,8 @@
 """Random numbers that are a function of (seed, epoch, sample): no state, no order, no batch.
 
-Each sample has its own splitmix64 stream (Steele et al. 2014, doi:10.1145/2660193.2660195), computed
-for a whole batch at once, so that the numbers of a sample do not depend on which other samples
-stand beside it or on how many processes share the work.
+Each sample has its own splitmix64 stream (Steele et al. 2014, doi:10.1145/2660193.2660195), and
+those of a batch are computed at once. So the numbers of a sample do not depend on which samples
+stand beside it, nor on how many processes share the work.
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ def uniforms(
     seed: int, epoch: int, indices: npt.NDArray[Any], count: int
 ) -> npt.NDArray[np.float64]:
     """Return (batch, count) numbers in [0, 1), the same for the same seed, epoch and index."""
-    with np.errstate(
-        over="ignore"
-    ):  # wrapping around 2**64 is the arithmetic that is meant
+    with np.errstate(over="ignore"):  # wrapping around 2**64 is the arithmetic that is meant
         key = _mix(np.array([seed], dtype=np.uint64) + _STEP)
         key = _mix((key ^ np.uint64(epoch)) + _STEP)
         keys = _mix((key ^ indices.astype(np.uint64)) + _STEP)

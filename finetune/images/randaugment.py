@@ -21,22 +21,21 @@ _SIGNED = range(1, 10)
 STRONGEST = 30
 
 
-def apply(
-    images: Tensor, operations: Tensor, negative: Tensor, magnitude: int
-) -> Tensor:
-    """Return uint8 images (batch, 3, h, w) after their operations (batch, n), in order."""
-    strength = min(magnitude, STRONGEST) / STRONGEST
+def apply(images: Tensor, operations: Tensor, negative: Tensor, magnitude: int) -> Tensor:
+    """Return uint8 images (batch, 3, h, w) after their operations (batch, n), one after another."""
+    strength = magnitude / STRONGEST
+    signed = (operations >= _SIGNED.start) & (operations < _SIGNED.stop)
+    codes = (operations * 2 + (negative & signed)).tolist()  # one wait for the device, not many
     for step in range(operations.shape[1]):
-        signed = (operations[:, step] >= _SIGNED.start) & (
-            operations[:, step] < _SIGNED.stop
-        )
-        code = operations[:, step] * 2 + (negative[:, step] & signed)
+        groups: dict[int, list[int]] = {}
+        for place, code in enumerate(row[step] for row in codes):
+            groups.setdefault(code, []).append(place)
         result = images.clone()
-        for value in code.unique().tolist():
-            name = OPERATIONS[value // 2]
+        for code, places in groups.items():
+            name = OPERATIONS[code // 2]
             if name != "identity":
-                chosen = (code == value).nonzero()[:, 0]
-                sign = -1.0 if value % 2 else 1.0
+                chosen = torch.tensor(places, device=images.device)
+                sign = -1.0 if code % 2 else 1.0
                 result[chosen] = _operate(name, images[chosen], strength, sign)
         images = result
     return images
@@ -55,9 +54,7 @@ def _operate(name: str, images: Tensor, strength: float, sign: float) -> Tensor:
         }
         return torch.as_tensor(plain[name]())
     if name in ("brightness", "color", "contrast", "sharpness"):
-        adjust = getattr(
-            functional, "adjust_saturation" if name == "color" else f"adjust_{name}"
-        )
+        adjust = getattr(functional, "adjust_saturation" if name == "color" else f"adjust_{name}")
         return torch.as_tensor(adjust(images, 1.0 + sign * 0.9 * strength))
     geometry: dict[str, Any] = {
         "angle": 0.0,

@@ -9,44 +9,33 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from finetune.images import batch, draws
+from finetune.images import batch, draws, randaugment
 from finetune.images.augmentation import Augmentation
 from finetune.images.draws import Draws, Ints
 from finetune.images.geometry import Geometry
-from finetune.images.store import Images, Recipe, is_uniform, open_images
+from finetune.images.render import Rendering
+from finetune.images.store import Fetched, Images, is_uniform, open_images
 
 if TYPE_CHECKING:
     from finetune.images.inputs import ImageInputs
 
 
-def evaluation(
-    inputs: ImageInputs, cells: Sequence[Any], cache: Path
-) -> EvaluationSource:
+def evaluation(inputs: ImageInputs, cells: Sequence[Any], cache: Path) -> EvaluationSource:
     """Return the source of native evaluation inputs."""
     geometry = inputs.geometry
-    recipe = Recipe(f"evaluation {geometry}", geometry.evaluation)
-    return EvaluationSource(open_images(cells, recipe, cache), _Finish.of(inputs))
+    rendering = Rendering(f"evaluation {geometry}", geometry.evaluation)
+    return EvaluationSource(open_images(cells, rendering, cache), _Finish.of(inputs))
 
 
 def training(
-    inputs: ImageInputs,
-    cells: Sequence[Any],
-    cache: Path,
-    augmentation: Augmentation,
-    seed: int,
+    inputs: ImageInputs, cells: Sequence[Any], cache: Path, augmentation: Augmentation, seed: int
 ) -> TrainingSource:
     """Return the source of augmented training inputs."""
     geometry = inputs.geometry
-
-    def draft(image: Image.Image) -> None:
-        height, width = geometry.kept(image.height, image.width)
-        image.draft("RGB", (width, height))
-
-    recipe = Recipe(f"training {geometry}", geometry.training, draft)
-    images = open_images(cells, recipe, cache)
+    rendering = Rendering(f"training {geometry}", geometry.training, geometry.kept)
+    images = open_images(cells, rendering, cache)
     return TrainingSource(images, geometry, _Finish.of(inputs), augmentation, seed)
 
 
@@ -60,9 +49,7 @@ class _Finish:
 
     @classmethod
     def of(cls, inputs: ImageInputs) -> _Finish:
-        mean, std = (
-            torch.tensor(values).view(3, 1, 1) for values in (inputs.mean, inputs.std)
-        )
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (inputs.mean, inputs.std))
         return cls(inputs.forward_argument, mean, std)
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -88,11 +75,7 @@ class EvaluationSource:
     def finish(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return normalised float32 images under the name that the model's forward uses."""
         image = raw["image"]
-        return {
-            self._finish.argument: batch.normalise(
-                image, *self._finish.on(image.device)
-            )
-        }
+        return {self._finish.argument: batch.normalise(image, *self._finish.on(image.device))}
 
 
 @dataclass
@@ -105,11 +88,22 @@ class TrainingSource:
     augmentation: Augmentation
     seed: int
     _batched: bool = field(init=False)
+    _margin: int = field(init=False)
 
     def __post_init__(self) -> None:
         # Equal and not larger than the input: cropped and enlarged as a batch, on the device.
         sizes, target = self.images.sizes, np.array(self.geometry.size)
-        self._batched = is_uniform(sizes) and bool((sizes[:1] <= target).all())
+        self._batched = is_uniform(sizes) and bool((sizes[0] <= target).all())
+        self._margin = self._overhang() if self._batched else 0
+
+    def _overhang(self) -> int:
+        """Return by how many pixels a crop can reach over the edge of the image at most."""
+        if self.augmentation.crop == "resized":
+            return 0
+        size = self.images.sizes[:1]
+        view = self.geometry.views(size)[0]
+        shift = self.augmentation.pad * view[2:] if self.augmentation.crop == "pad" else 0
+        return int(max(0, np.ceil(np.max(shift - view[:2])) + 1))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -140,57 +134,72 @@ class TrainingSource:
         pixels = self._augment(raw)
         if "partner" in raw:
             prefix = "partner_"
-            theirs = {
-                k.removeprefix(prefix): v
-                for k, v in raw.items()
-                if k.startswith(prefix)
-            }
+            theirs = {k.removeprefix(prefix): v for k, v in raw.items() if k.startswith(prefix)}
             pixels = batch.mix(pixels, self._augment(theirs), raw["mix"], raw["cut"])
         return {self._finish.argument: pixels}
 
     def _look(self, indices: Ints, epoch: int) -> dict[str, Tensor]:
-        sizes = self.images.sizes[indices]
-        geometry = self.geometry
-        looks = draws.appearance(
-            self.augmentation,
-            geometry.size,
-            geometry.views(sizes),
-            sizes,
-            self.seed,
-            epoch,
-            indices,
-        )
+        sizes, geometry = self.images.sizes[indices], self.geometry
+        key = self.seed, epoch, indices
+        views = geometry.views(sizes)
+        looks = draws.appearance(self.augmentation, geometry.size, views, sizes, *key)
         images = self.images.fetch(indices)
         if self._batched:
             return {"image": _stack(images)} | _tensors(looks)
         boxes = looks.pop("box")
         return {"image": self._cut(images, boxes)} | _tensors(looks)
 
-    def _cut(self, images: Sequence[Any], boxes: Ints) -> Tensor:
+    def _cut(self, images: Fetched, boxes: Ints) -> Tensor:
         """Return each image's box at the input size, uint8 (batch, 3, height, width)."""
-        from torchvision.transforms.v2 import functional
-
-        result = torch.empty((len(boxes), 3, *self.geometry.size), dtype=torch.uint8)
         mode = "bicubic" if self.geometry.interpolation == "bicubic" else "bilinear"
+        result = torch.empty((len(boxes), 3, *self.geometry.size), dtype=torch.uint8)
         for place, (image, box) in enumerate(zip(images, boxes.tolist(), strict=True)):
-            pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-            cut = functional.crop(pixels, *box)
+            cut = torch.from_numpy(_crop(image, box, self.geometry.fill))
             result[place] = torch.nn.functional.interpolate(
-                cut[None], size=self.geometry.size, mode=mode, antialias=True
+                cut.permute(2, 0, 1)[None], size=self.geometry.size, mode=mode, antialias=True
             )[0]
         return result
 
     def _augment(self, raw: dict[str, Tensor]) -> Tensor:
-        return batch.augment(
-            raw,
-            self.geometry.size,
-            self.geometry.interpolation,
-            self.augmentation.magnitude,
-            *self._finish.on(raw["image"].device),
-        )
+        if "box" in raw:
+            pixels = batch.resample(
+                raw["image"],
+                raw["box"],
+                raw["flip"],
+                self.geometry.size,
+                interpolation=self.geometry.interpolation,
+                margin=self._margin,
+                fill=self.geometry.fill,
+            )
+        else:
+            pixels = batch.flipped(raw["image"], raw["flip"])
+        if "operation" in raw:
+            pixels = randaugment.apply(
+                pixels.round().to(torch.uint8),
+                raw["operation"],
+                raw["negative"],
+                self.augmentation.magnitude,
+            )
+        pixels = batch.normalise(pixels, *self._finish.on(pixels.device))
+        if "erase" in raw:
+            pixels = pixels.masked_fill(batch.inside(raw["erase"], self.geometry.size), 0.0)
+        return pixels
 
 
-def _stack(images: Sequence[Any]) -> Tensor:
+def _crop(image: Any, box: Sequence[int], fill: tuple[int, int, int]) -> Any:
+    """Return a copy of the box (top, left, height, width) of an image (h, w, 3)."""
+    top, left, height, width = box
+    seen = image[max(top, 0) : top + height, max(left, 0) : left + width]
+    if seen.shape[:2] == (height, width):
+        return np.array(seen)
+    result = np.empty((height, width, 3), dtype=np.uint8)
+    result[:] = fill
+    down, right = max(-top, 0), max(-left, 0)
+    result[down : down + seen.shape[0], right : right + seen.shape[1]] = seen
+    return result
+
+
+def _stack(images: Fetched) -> Tensor:
     stacked = images if isinstance(images, np.ndarray) else np.stack(list(images))
     return torch.from_numpy(np.ascontiguousarray(stacked)).permute(0, 3, 1, 2)
 

@@ -1,73 +1,51 @@
 """The pixel store: every image decoded once, on disk, shared by processes and by runs.
 
 A store is a folder `pixels-<key>` with all pixels one after another (`pixels.bin`, uint8, height x
-width x 3 each) and an index (`index.npy`: offset, height, width). It is written aside under a lock
-and renamed when complete. The key covers the content of the images and what was done to them.
+width x 3 each) and an index (`index.npy`: offset, height, width). The key covers the content of
+the images and what was done to them. A store is written aside under a lock and renamed when it is
+complete. All stores together stay within FINETUNE_CACHE_GB (20 by default), and none takes more
+than half of the free disk: the least recently used go first, and where there is no room only the
+index is kept and every epoch decodes.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
 from finetune.errors import DataError
-from finetune.images.decode import Unreadable, open_image, printable, read_bytes, to_rgb
+from finetune.images.decode import Unreadable, read_bytes
 from finetune.images.draws import Ints
-from finetune.images.progress import track
-
-Pixels = npt.NDArray[np.uint8]
-Failure = tuple[int, str, str]
-"""Row, name of the file, and why it cannot be used."""
+from finetune.images.render import (
+    Failure,
+    Pixels,
+    Rendering,
+    UnreadableImages,
+    name_of,
+    num_threads,
+    over_cells,
+    rendered,
+)
 
 LAYOUT = 1
-CHUNK = 256
+"""Counts up when the same key would mean other pixels or other files."""
 DEFAULT_GIGABYTES = 20.0
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """How an image becomes the pixels that are kept."""
-
-    name: str
-    """Everything that the pixels depend on, as text: part of the store's key."""
-    render: Callable[[Image.Image], Image.Image]
-    draft: Callable[[Image.Image], None] | None = None
-    """Told an image before it is decoded, so that a large JPEG can be decoded smaller."""
-
-    def __call__(self, content: bytes) -> Pixels:
-        """Return uint8 (height, width, 3); raise Unreadable."""
-        image = open_image(content)
-        if self.draft is not None:
-            self.draft(image)
-        return np.asarray(self.render(to_rgb(image)))
+_opened: dict[Path, int] = {}
+"""The stores that this process reads, and their bytes: never evicted by itself."""
 
 
-class UnreadableImages(DataError):
-    """Images that cannot be used, all of them, found before training."""
-
-    def __init__(self, failures: Sequence[Failure]) -> None:
-        self.failures = tuple(failures)
-        lines = [
-            f"  row {row}: {printable(name)}: {reason}"
-            for row, name, reason in failures
-        ]
-        many = f"{len(failures)} images" if len(failures) > 1 else "1 image"
-        super().__init__(
-            f"{many} cannot be read:\n"
-            + "\n".join(lines)
-            + "\nRepair or remove them, or go on without them: data.on_error=skip"
-        )
+Fetched: TypeAlias = "Pixels | list[Pixels]"
+"""(batch, height, width, 3) where all are equally large, else (height, width, 3) each."""
 
 
 class Images(Protocol):
@@ -78,8 +56,8 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
-    def fetch(self, rows: Ints) -> Sequence[Pixels]:
-        """Return the pixels of these rows, (height, width, 3) each; one array if all are equal."""
+    def fetch(self, rows: Ints) -> Fetched:
+        """Return the pixels of these rows."""
         ...
 
 
@@ -90,177 +68,203 @@ class Mapped:
         index = np.load(folder / "index.npy")
         self.sizes: Ints = index[:, 1:]
         self._offsets = index[:, 0]
-        flat = (
-            np.memmap(folder / "pixels.bin", dtype=np.uint8, mode="r")
-            if len(index)
-            else None
-        )
-        self._flat = np.zeros(0, np.uint8) if flat is None else flat
+        self._flat = np.memmap(folder / "pixels.bin", dtype=np.uint8, mode="r")
+        # Equal images lie one after another without gaps, so a batch is one indexing.
         self._block: Pixels | None = None
-        if len(index) and is_uniform(self.sizes):
+        if is_uniform(self.sizes):
             self._block = self._flat.reshape(len(index), *self.sizes[0], 3)
+        _opened[folder] = len(self._flat)
 
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def fetch(self, rows: Ints) -> Sequence[Pixels]:
+    def fetch(self, rows: Ints) -> Fetched:
         """Return the pixels of these rows."""
         if self._block is not None:
             return self._block[rows]
-        images = []
-        for row in rows.tolist():
-            height, width = self.sizes[row].tolist()
-            start = int(self._offsets[row])
-            flat = self._flat[start : start + height * width * 3]
-            images.append(flat.reshape(height, width, 3))
-        return images
+        return [self._image(row) for row in rows.tolist()]
+
+    def _image(self, row: int) -> Pixels:
+        height, width = self.sizes[row].tolist()
+        start = int(self._offsets[row])
+        return self._flat[start : start + height * width * 3].reshape(height, width, 3)
 
 
 class Decoding:
-    """Images decoded again each time they are asked for: what is left when the disk is full."""
+    """Images decoded again each time they are asked for: what is left when there is no room."""
 
-    def __init__(self, cells: Sequence[Any], recipe: Recipe, sizes: Ints) -> None:
+    def __init__(self, cells: Sequence[Any], rendering: Rendering, sizes: Ints) -> None:
         self.sizes = sizes
         self._cells = cells
-        self._recipe = recipe
-        self._pool = ThreadPoolExecutor(_threads())
+        self._rendering = rendering
+        self._uniform = is_uniform(sizes)
+        self._pool = ThreadPoolExecutor(num_threads())
 
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def fetch(self, rows: Ints) -> Sequence[Pixels]:
-        """Return the pixels of these rows."""
+    def fetch(self, rows: Ints) -> Fetched:
+        """Return the pixels of these rows; raise UnreadableImages if a file was lost meanwhile."""
         images = list(self._pool.map(self._decode, rows.tolist()))
-        return np.stack(images) if is_uniform(self.sizes) else images
+        return np.stack(images) if self._uniform else images
 
     def _decode(self, row: int) -> Pixels:
+        cell = self._cells[row]
         try:
-            return self._recipe(read_bytes(self._cells[row]))
+            return self._rendering(read_bytes(cell))
         except Unreadable as error:
-            raise UnreadableImages(
-                [(row, name_of(self._cells[row]), str(error))]
-            ) from None
+            raise UnreadableImages([Failure(row, name_of(cell), str(error))]) from None
 
 
 def is_uniform(sizes: Ints) -> bool:
-    """Return whether all images are equally large."""
-    return bool((sizes == sizes[:1]).all())
+    """Return whether all images are equally large, and there are any."""
+    return len(sizes) > 0 and bool((sizes == sizes[:1]).all())
 
 
-def open_images(cells: Sequence[Any], recipe: Recipe, cache: Path) -> Images:
-    """Return the images of these cells, from the store under `cache` or decoded into it.
+def open_images(cells: Sequence[Any], rendering: Rendering, cache: Path) -> Images:
+    """Return the images of these cells, decoded into the store under `cache` if not yet there.
 
-    Every image is decoded on the way, so that all broken ones are found: raises UnreadableImages.
-    Past the disk limit only the sizes are kept, and each epoch decodes.
+    All are decoded in one pass, so that all broken ones are found: raises UnreadableImages. The
+    others are then in a store of their own, and opening only them decodes nothing again.
     """
     from filelock import FileLock
 
-    cache.mkdir(parents=True, exist_ok=True)
-    folder = cache / f"pixels-{_key(cells, recipe)}"
-    with FileLock(f"{folder}.lock"):
-        if not (folder / "index.npy").exists():
-            _build(cells, recipe, folder)
-        os.utime(folder)
-    if (folder / "pixels.bin").exists():
-        return Mapped(folder)
-    return Decoding(cells, recipe, np.load(folder / "index.npy")[:, 1:])
-
-
-def find_failures(cells: Sequence[Any]) -> list[Failure]:
-    """Return every cell that cannot be decoded, with its row, name and reason."""
-    checked = Recipe("check", lambda image: image.resize((1, 1)))
-    results = _decoded(cells, checked, "Checking images")
-    return [result for result in results if isinstance(result, tuple)]
-
-
-def name_of(cell: Any) -> str:
-    """Return the file name of an image cell, as far as it has one."""
-    return str((cell or {}).get("path") or "(bytes in the table)")
-
-
-def _build(cells: Sequence[Any], recipe: Recipe, folder: Path) -> None:
-    limit = disk_limit(folder.parent)
-    aside = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
     try:
-        failures: list[Failure] = []
-        index = np.zeros((len(cells), 3), dtype=np.int64)
-        position = 0
-        pixels = aside / "pixels.bin"
-        with open(pixels, "wb") as file:
-            for row, result in enumerate(_decoded(cells, recipe, "Decoding images")):
-                if isinstance(result, tuple):
-                    failures.append(result)
-                    continue
-                index[row] = position, *result.shape[:2]
-                position += result.nbytes
-                if position <= limit and not failures:
-                    file.write(result.tobytes())
+        cache.mkdir(parents=True, exist_ok=True)
+        digests = _digests(cells)
+        folder = cache / f"pixels-{_key(digests, rendering)}"
+        with FileLock(_lock(folder)):
+            if not folder.exists() or _could_be_kept(folder):
+                _build(cells, digests, rendering, folder)
+            os.utime(folder)
+            failures = folder / "failures.json"
+            if failures.exists():
+                reasons = json.loads(failures.read_text("utf-8"))
+                raise UnreadableImages(Failure(i, name_of(cells[i]), why) for i, why in reasons)
+            if (folder / "pixels.bin").exists():
+                return Mapped(folder)
+            return Decoding(cells, rendering, np.load(folder / "index.npy")[:, 1:])
+    except OSError as error:
+        raise DataError(
+            f"The store of decoded images in {cache} cannot be used: "
+            f"{error.strerror or error}. Make room or grant access there, or name another folder: "
+            "FINETUNE_CACHE=PATH"
+        ) from error
+
+
+def _could_be_kept(folder: Path) -> bool:
+    """Return whether only the index is there although by now there is room for the pixels."""
+    if (folder / "pixels.bin").exists() or not (folder / "index.npy").exists():
+        return False
+    return 0 < int(np.load(folder / "index.npy")[:, 1:].prod(axis=1).sum()) * 3 <= _room(folder)
+
+
+def _build(cells: Sequence[Any], digests: list[bytes], rendering: Rendering, folder: Path) -> None:
+    aside = folder.with_name(f".{folder.name}")
+    for left in (aside, folder):  # by a process that was killed, or for want of room
+        shutil.rmtree(left, ignore_errors=True)
+    aside.mkdir()
+    try:
+        index, failures = _write(cells, rendering, aside)
+        broken = {failure.row for failure in failures}
+        kept = [row for row in range(len(cells)) if row not in broken]
+        np.save(aside / "index.npy", index[kept])
         if failures:
-            raise UnreadableImages(failures)
-        if position > limit:
-            pixels.unlink()
-        np.save(aside / "index.npy", index)
+            usable = folder.with_name(f"pixels-{_key([digests[i] for i in kept], rendering)}")
+            with suppress(OSError):  # it may be there already
+                os.rename(aside, usable)
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir()
+            reasons = [(failure.row, failure.reason) for failure in failures]
+            (aside / "failures.json").write_text(json.dumps(reasons), "utf-8")
         os.rename(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+    _evict(folder)
 
 
-def _decoded(
-    cells: Sequence[Any], recipe: Recipe, title: str
-) -> Iterator[Pixels | Failure]:
-    """Yield pixels or a failure for each cell, in order, decoding on all cores."""
+def _write(cells: Sequence[Any], rendering: Rendering, aside: Path) -> tuple[Ints, list[Failure]]:
+    """Decode everything, write the pixels if there is room, and return index and failures."""
+    failures: list[Failure] = []
+    index = np.zeros((len(cells), 3), dtype=np.int64)
+    position, room = 0, _room(aside)
+    path = aside / "pixels.bin"
+    with open(path, "wb", buffering=0) as file:
+        for row, result in enumerate(rendered(cells, rendering, "decoding images")):
+            if isinstance(result, Failure):
+                failures.append(result)
+                continue
+            index[row] = position, *result.shape[:2]
+            position += result.nbytes
+            if position <= room:
+                try:
+                    file.write(result.tobytes())
+                except OSError:  # the disk is full, or a quota is
+                    room = -1
+    if not 0 < position <= room:
+        path.unlink()
+    return index, failures
 
-    def decode(item: tuple[int, Any]) -> Pixels | Failure:
-        row, cell = item
+
+def _room(folder: Path) -> int:
+    """Return how many bytes a new store may take beside those that this process reads."""
+    free = shutil.disk_usage(folder.parent).free
+    return min(disk_limit() - sum(_opened.values()), free // 2)
+
+
+def _evict(fresh: Path) -> None:
+    """Remove the least recently used stores until the rest fit, but none in use, and no `fresh`."""
+    from filelock import FileLock, Timeout
+
+    stores = sorted(fresh.parent.glob("pixels-*/"), key=lambda folder: folder.stat().st_mtime)
+    total = sum(_bytes(folder) for folder in stores)
+    for folder in stores:
+        if total <= disk_limit():
+            return
+        if folder == fresh or folder in _opened:
+            continue
+        with suppress(Timeout), FileLock(_lock(folder), timeout=0):
+            total -= _bytes(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _bytes(folder: Path) -> int:
+    with suppress(OSError):
+        return (folder / "pixels.bin").stat().st_size
+    return 0
+
+
+def _lock(folder: Path) -> str:
+    return f"{folder}.lock"
+
+
+def _digests(cells: Sequence[Any]) -> list[bytes]:
+    """Return a hash of the content of each cell; of one that cannot be read, of the reason."""
+
+    def digest(_: int, cell: Any) -> bytes:
         try:
-            return recipe(read_bytes(cell))
+            content = read_bytes(cell)
         except Unreadable as error:
-            return row, name_of(cell), str(error)
+            content = str(error).encode()
+        return hashlib.blake2b(content, digest_size=16).digest()
 
-    with ThreadPoolExecutor(_threads()) as pool:
-        chunks = (pool.map(decode, chunk) for chunk in _chunks(cells))
-        yield from track(
-            (result for chunk in chunks for result in chunk), len(cells), title
-        )
+    return list(over_cells(digest, cells))
 
 
-def _chunks(cells: Sequence[Any]) -> Iterable[list[tuple[int, Any]]]:
-    for start in range(0, len(cells), CHUNK):
-        yield list(enumerate(cells[start : start + CHUNK], start))
-
-
-def _key(cells: Sequence[Any], recipe: Recipe) -> str:
+def _key(digests: list[bytes], rendering: Rendering) -> str:
     import PIL
 
-    def digest(item: tuple[int, Any]) -> bytes:
-        try:
-            return hashlib.blake2b(read_bytes(item[1]), digest_size=16).digest()
-        except Unreadable as error:
-            return str(error).encode()
-
-    total = hashlib.blake2b(digest_size=16)
-    total.update(f"{LAYOUT} {recipe.name} Pillow {PIL.__version__}".encode())
-    with ThreadPoolExecutor(_threads()) as pool:
-        for chunk in _chunks(cells):
-            total.update(b"".join(pool.map(digest, chunk)))
-    return total.hexdigest()
+    what = f"{LAYOUT} {rendering.name} Pillow {PIL.__version__}".encode()
+    return hashlib.blake2b(what + b"".join(digests), digest_size=16).hexdigest()
 
 
-def disk_limit(cache: Path) -> int:
-    """Return how many bytes of pixels may be kept: FINETUNE_CACHE_GB, at most half the free disk."""
-    given = os.environ.get("FINETUNE_CACHE_GB", "")
+def disk_limit() -> int:
+    """Return how many bytes all stores may take together; raise DataError if that is no number."""
+    given = os.environ.get("FINETUNE_CACHE_GB", str(DEFAULT_GIGABYTES))
     try:
-        gigabytes = float(given) if given else DEFAULT_GIGABYTES
-    except ValueError:
+        return int(float(given) * 1e9)
+    except (ValueError, OverflowError):
         raise DataError(
-            f"FINETUNE_CACHE_GB={given!r} is not a number of gigabytes; give one such as 20"
+            f"FINETUNE_CACHE_GB={given!r} is no number of gigabytes. Give one, such as 20; "
+            "0 keeps no pixels on disk."
         ) from None
-    return min(int(gigabytes * 1e9), shutil.disk_usage(cache).free // 2)
-
-
-def _threads() -> int:
-    return (
-        len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 1
-    )

@@ -1,0 +1,105 @@
+"""One pass over image cells: each is decoded on some core, and every failure is collected."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from finetune.console import Bar
+from finetune.errors import DataError
+from finetune.images.decode import Unreadable, escaped, open_image, read_bytes, to_rgb
+
+Pixels = npt.NDArray[np.uint8]
+R = TypeVar("R")
+
+CHUNK = 256
+
+
+class Failure(NamedTuple):
+    """An image that cannot be used: its row, the name of its file, and why."""
+
+    row: int
+    name: str
+    reason: str
+
+
+class UnreadableImages(DataError):
+    """Images that cannot be used, all of them, found before training."""
+
+    def __init__(self, failures: Iterable[Failure]) -> None:
+        self.failures = tuple(failures)
+        lines = [f"  row {f.row}: '{escaped(f.name)}': {f.reason}" for f in self.failures]
+        what = "1 image" if len(lines) == 1 else f"{len(lines)} images"
+        super().__init__(
+            f"{what} cannot be read:\n"
+            + "\n".join(lines)
+            + "\nRepair or remove what is listed, or leave it out: data.on_error=skip"
+        )
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """How the content of a file becomes the pixels that are kept."""
+
+    name: str
+    """Everything that the pixels depend on, as text."""
+    shape: Callable[[Image.Image], Image.Image]
+    """From a decoded RGB image to the one that is kept."""
+    wanted: Callable[[int, int], tuple[int, int]] | None = None
+    """The height and width needed of an image, so that a large JPEG can be decoded smaller."""
+
+    def __call__(self, content: bytes) -> Pixels:
+        """Return uint8 (height, width, 3); raise Unreadable."""
+        return np.asarray(self.shape(to_rgb(open_image(content), self.wanted)))
+
+
+def rendered(cells: Sequence[Any], rendering: Rendering, title: str) -> Iterator[Pixels | Failure]:
+    """Yield pixels or a failure for each cell, in order; after two seconds a bar shows how far."""
+
+    def render(row: int, cell: Any) -> Pixels | Failure:
+        try:
+            return rendering(read_bytes(cell))
+        except Unreadable as error:
+            return Failure(row, name_of(cell), str(error))
+
+    with Bar(title, len(cells)) as bar:
+        for result in over_cells(render, cells):
+            yield result
+            bar.advance(1)
+
+
+def find_failures(cells: Sequence[Any]) -> list[Failure]:
+    """Return every cell that cannot be decoded."""
+    looked_at = Rendering("check", lambda image: image.resize((1, 1), Image.Resampling.NEAREST))
+    results = rendered(cells, looked_at, "checking images")
+    return [result for result in results if isinstance(result, Failure)]
+
+
+def over_cells(function: Callable[[int, Any], R], cells: Sequence[Any]) -> Iterator[R]:
+    """Yield `function(row, cell)` in order, computed by as many threads as there are cores.
+
+    Decoding and hashing release the interpreter's lock. The work is handed out in chunks, so that
+    only as many results wait as a chunk has.
+    """
+    with ThreadPoolExecutor(num_threads()) as pool:
+        for start in range(0, len(cells), CHUNK):
+            chunk = cells[start : start + CHUNK]
+            yield from pool.map(function, range(start, start + len(chunk)), chunk)
+
+
+def name_of(cell: Any) -> str:
+    """Return the file name of an image cell, as far as it has one."""
+    return str((cell or {}).get("path") or "bytes in the table")
+
+
+def num_threads() -> int:
+    """Return how many cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
