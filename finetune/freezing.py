@@ -77,9 +77,7 @@ def held(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]
 def digest(tensor: Tensor) -> str:
     """Return a hash of the shape, type and bytes of a tensor, whatever its memory format."""
     data = tensor.detach().cpu().contiguous()
-    hashed = hashlib.blake2b(
-        f"{data.dtype}{tuple(data.shape)}".encode(), digest_size=16
-    )
+    hashed = hashlib.blake2b(f"{data.dtype}{tuple(data.shape)}".encode(), digest_size=16)
     hashed.update(data.reshape(-1).view(torch.uint8).numpy().data)
     return hashed.hexdigest()
 
@@ -114,9 +112,7 @@ class Frozen:
             if name not in now or digest(now[name]) != before
         ]
         if moved:
-            shown = ", ".join(moved[:5]) + (
-                f" and {len(moved) - 5} more" if moved[5:] else ""
-            )
+            shown = ", ".join(moved[:5]) + (f" and {len(moved) - 5} more" if moved[5:] else "")
             raise TrainingError(
                 f"Frozen weights or BatchNorm statistics have moved in training: {shown}. The "
                 "result is not what the method promises, so it is not saved. Code that changes "
@@ -126,9 +122,7 @@ class Frozen:
 
 def still(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield what must not move: frozen parameters, and the statistics of frozen BatchNorms."""
-    yield from (
-        (name, p) for name, p in module.named_parameters() if not p.requires_grad
-    )
+    yield from ((name, p) for name, p in module.named_parameters() if not p.requires_grad)
     for outer, part in held(module):
         for inner, child in part.named_modules(prefix=outer):
             if tracks_statistics(child):
