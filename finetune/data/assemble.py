@@ -25,7 +25,9 @@ def splits(raw: Raw, asked: DataSource, wanted: Sequence[str]) -> Splits:
         raise DataError("The data has no rows. Check that it is the right file or folder.")
     first = raw.tables.get("train", next(iter(raw.tables.values())))
     columns = names.resolve(first.features, wanted, raw.mapping)
-    pool = Pool({name: names.rename(table, columns) for name, table in raw.tables.items()})
+    pool = Pool(
+        {name: names.rename(table, columns, raw.folder) for name, table in raw.tables.items()}
+    )
     values, classes = None, None
     if "label" in columns:
         values, classes = labels.read(pool, columns["label"], raw.label_separator)
@@ -35,7 +37,7 @@ def splits(raw: Raw, asked: DataSource, wanted: Sequence[str]) -> Splits:
         used = np.concatenate(list(chosen.values()))
         values, classes = labels.encode(values, used, classes)
         if classes is not None:
-            notes += labels.check_classes(chosen, values, classes)
+            notes += labels.unused(values, used, classes)
         pool = pool.with_column("label", values, drop=columns["label"])
     if asked.shots is not None:
         if values is None:

@@ -30,6 +30,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, NonNegativeInt, PositiveInt
@@ -71,6 +72,8 @@ class Raw:
     """Canonical column -> the source's column or columns, where known or asked for."""
     label_separator: str | None = None
     """Cuts one label string into several."""
+    folder: Path | None = None
+    """What image files are named relative to."""
     shares: tuple[float, float] = (0.1, 0.2)
     """Validation and test, as shares of the training rows, where neither is given."""
 

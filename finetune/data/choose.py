@@ -31,7 +31,10 @@ def choose(
     for split, rows in held.items():
         left = np.setdiff1d(train, rows)
         if len(left) < len(train):
-            notes.append(f"{len(train) - len(left)} rows of the {split} split are not trained on.")
+            notes.append(
+                f"{len(train) - len(left)} rows of {asked.train!r} belong to the {split} split and "
+                "are not trained on."
+            )
         train = left
     given = len(train)
     for split, default in (("test", shares[1]), ("validation", shares[0])):

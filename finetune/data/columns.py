@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.data.wording import listed
 from finetune.errors import DataError, nearest
 
 if TYPE_CHECKING:
@@ -42,13 +44,11 @@ def _column(features: Features, name: str, given: str | Columns | None) -> Colum
     there = list(features)
     if given is not None:
         asked = (given,) if isinstance(given, str) else given
-        if len(asked) == 1 and asked[0] not in features and "," in asked[0]:
-            asked = tuple(part.strip() for part in asked[0].split(","))
         for column in asked:
             if column not in features:
                 raise DataError(
                     f"data.{name}={column}: there is no column {column!r}; the columns are "
-                    f"{_listed(there)}.{nearest(column, there)}"
+                    f"{listed(there)}.{nearest(column, there)}"
                 )
         return asked
     typed = [column for column in there if _has_type(features[column], name)]
@@ -60,11 +60,11 @@ def _column(features: Features, name: str, given: str | Columns | None) -> Colum
             return (lowered[alias],)
     if typed:
         raise DataError(
-            f"Several columns could be the {name}: {_listed(typed)}. "
+            f"Several columns could be the {name}: {listed(typed)}. "
             f"Say which, for example data.{name}={typed[0]}."
         )
     raise DataError(
-        f"No column looks like the {name}; the columns are {_listed(there)}. "
+        f"No column looks like the {name}; the columns are {listed(there)}. "
         f"Say which holds it with data.{name}=COLUMN.{nearest(name, there)}"
     )
 
@@ -78,18 +78,12 @@ def _has_type(feature: Any, name: str) -> bool:
     return name == "label" and isinstance(inner, ClassLabel)
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(repr(name) for name in names) or "none at all"
-
-
-def rename(table: Dataset, columns: Mapping[str, Columns]) -> Dataset:
+def rename(table: Dataset, columns: Mapping[str, Columns], folder: Path | None) -> Dataset:
     """Return the table with single columns under their canonical names, images undecoded.
 
     A column that stood under a canonical name without being meant is kept as `<name>_original`;
-    a column that this table lacks is left out.
+    a column that this table lacks is left out. Image files are named relative to `folder`.
     """
-    from datasets import Image
-
     for name, (column, *more) in columns.items():
         if more or column not in table.column_names:
             continue
@@ -97,6 +91,32 @@ def rename(table: Dataset, columns: Mapping[str, Columns]) -> Dataset:
             if name in table.column_names:
                 table = table.rename_column(name, f"{name}_original")
             table = table.rename_column(column, name)
-        if name == "image" and table.features["image"] != Image(decode=False):
-            table = table.cast_column("image", Image(decode=False))
+        if name == "image":
+            table = _undecoded(table, column, folder)
     return table
+
+
+def _undecoded(table: Dataset, given: str, folder: Path | None) -> Dataset:
+    """Return the table with image cells `{"path", "bytes"}`; raise DataError if they are none."""
+    from datasets import Image, Value
+
+    undecoded = Image(decode=False)
+    feature = table.features["image"]
+    if feature == undecoded:
+        return table
+    if isinstance(feature, Value) and feature.dtype in ("string", "large_string"):
+        if folder is None:
+            return table.cast_column("image", undecoded)
+        cells = [
+            {"path": None if name is None else str(folder / name), "bytes": None}
+            for name in table["image"]
+        ]
+        return table.remove_columns("image").add_column("image", cells, feature=undecoded)
+    is_cell = isinstance(feature, dict) and set(feature) == {"bytes", "path"}
+    if isinstance(feature, Image) or is_cell or "binary" in str(getattr(feature, "dtype", "")):
+        return table.cast_column("image", undecoded)
+    raise DataError(
+        f"The column {given!r} holds {getattr(feature, 'dtype', type(feature).__name__)}, not "
+        f"images: give a column of file names or image bytes with data.image=COLUMN; the columns "
+        f"are {listed(table.column_names)}."
+    )

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+from finetune.data import card
 from finetune.data.base import ColumnSource, Raw
+from finetune.data.paths import existing, similar
 from finetune.data.quiet import quiet
-from finetune.data.short_form import claimant
+from finetune.data.short_form import claimant, is_hub_id
+from finetune.data.wording import listed
+from finetune.errors import DataError, nearest
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+T = TypeVar("T")
+
+_SECONDS = 7.0
+"""How long the hub may take to answer at all."""
 
 
 class HubData(ColumnSource):
@@ -19,7 +35,7 @@ class HubData(ColumnSource):
     config: str | None = None
     """The configuration, where the data set has several."""
     revision: str | None = None
-    """Branch, tag or commit on the hub."""
+    """Branch, tag or commit on the hub; of a folder it is not asked."""
 
     @classmethod
     def from_text(cls, text: str) -> dict[str, Any] | None:
@@ -27,10 +43,140 @@ class HubData(ColumnSource):
         return {"path": text} if claimant(text) == "hub" else None
 
     def read(self) -> Raw:
-        """Return the data set's splits; raise DataError if it cannot be had."""
+        """Return the data set's splits.
+
+        Raises DataError if there is no such data set, folder, configuration or revision, and
+        within 10 seconds if the hub cannot be reached and the data set is not in the cache.
+        """
+        if is_hub_id(self.path) and not Path(self.path).exists():
+            tables, source, notes = self._from_hub()
+            return Raw(tables, source, notes, self.mapping(), self.label_separator)
+        folder = existing(self.path).resolve()
+        if not folder.is_dir():
+            raise DataError(f"{self.path} is a file: give data.kind=table data.path={self.path}.")
+        with quiet():
+            tables = self._load(str(folder))
+        source = {"name": folder.name, **card.facts(folder)}
+        return Raw(tables, source, (), self.mapping(), self.label_separator, folder)
+
+    def _from_hub(self) -> tuple[dict[str, Dataset], dict[str, Any], tuple[str, ...]]:
+        """Return splits, source and notes, from the hub or, where it is silent, from the cache."""
+        from huggingface_hub import HfApi, errors
+
+        try:
+            info = _answer(lambda: HfApi().dataset_info(self.path, revision=self.revision))
+        except errors.RevisionNotFoundError:
+            raise DataError(
+                f"{self.path} has no revision {self.revision!r}. Leave data.revision out for the "
+                "newest, or give a branch, tag or commit that the hub shows."
+            ) from None
+        except errors.GatedRepoError:
+            raise DataError(
+                f"{self.path} asks for consent: accept its terms on its page of the hub, log in "
+                "with `hf auth login`, and run the same command again."
+            ) from None
+        except errors.RepositoryNotFoundError:
+            raise DataError(
+                f"The hub has no data set {self.path}, or it is private{similar(self.path)}. Check "
+                "the name, log in with `hf auth login` if it is yours, or give a folder."
+            ) from None
+        except Exception as error:  # whatever kept the hub from answering, the cache may do
+            return self._from_cache(error)
+        tables = self._load(self.path, info.sha)
+        source = {"id": self.path, "revision": info.sha, **card.chosen(dict(info.card_data or {}))}
+        return tables, source, ()
+
+    def _from_cache(
+        self, reason: Exception
+    ) -> tuple[dict[str, Dataset], dict[str, Any], tuple[str, ...]]:
+        from huggingface_hub import constants
+
+        try:
+            with quiet(), _offline():
+                tables = self._load(self.path)
+        except DataError:
+            raise DataError(
+                f"The hub at {constants.ENDPOINT} cannot be reached ({_first_line(reason)}), and "
+                f"{self.path} is not in the cache. Three ways lead on: connect and run the same "
+                "command again; give data=FOLDER, a folder with the data; or begin with "
+                "recipe=vit-digits, which needs no network."
+            ) from None
+        # datasets keeps each commit in a folder of that name.
+        files = next(iter(tables.values())).cache_files
+        revision = Path(files[0]["filename"]).parent.name if files else None
+        if self.revision is not None and self.revision != revision:
+            raise DataError(
+                f"The hub at {constants.ENDPOINT} cannot be reached, and the cache has {self.path} "
+                f"at revision {revision}, not {self.revision}. Connect, or give "
+                f"data.revision={revision}."
+            )
+        note = f"The hub cannot be reached: {self.path} is read from the cache, as of {revision}."
+        return tables, {"id": self.path, "revision": revision}, (note,)
+
+    def _load(self, path: str, revision: str | None = None) -> dict[str, Dataset]:
+        """Return all splits through `datasets.load_dataset`; raise DataError with its reason."""
         import datasets
 
-        folder = Path(self.path).expanduser()
-        with quiet():
-            tables = datasets.load_dataset(str(folder), self.config)
-        return Raw(dict(tables), {"name": folder.name}, (), self.mapping(), self.label_separator)
+        try:
+            # The sizes that a card gives are often those of another copy.
+            tables = datasets.load_dataset(
+                path, self.config, revision=revision, verification_mode="no_checks"
+            )
+        except Exception as error:  # its builders raise of every kind
+            names = _configs(path, revision)
+            if self.config not in names and (self.config or len(names) > 1):
+                raise DataError(
+                    f"data.config={self.config}: the configurations of {self.path} are "
+                    f"{listed(names)}. Name one.{nearest(self.config or '', names)}"
+                ) from None
+            raise DataError(f"{self.path} cannot be loaded: {_first_line(error)}") from error
+        return dict(tables)
+
+
+def _configs(path: str, revision: str | None) -> list[str]:
+    import datasets
+
+    try:
+        return list(datasets.get_dataset_config_names(path, revision=revision))
+    except Exception:  # then there are none to choose from
+        return []
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _answer(call: Callable[[], T]) -> T:
+    """Return what the call returns, or raise what it raises, or TimeoutError if it is too slow.
+
+    Name look-up has no time limit of its own, hence the thread; a daemon holds up no exit.
+    """
+    results: queue.Queue[tuple[T | None, Exception | None]] = queue.Queue()
+
+    def run() -> None:
+        try:
+            results.put((call(), None))
+        except Exception as error:  # handed to the caller
+            results.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        result, error = results.get(timeout=_SECONDS)
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {_SECONDS:g} seconds") from None
+    if error is not None:
+        raise error
+    return cast(T, result)
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Let datasets look into its cache at once, instead of after its retries."""
+    from datasets import config
+
+    before = config.HF_HUB_OFFLINE
+    config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE = before

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.data.columns import Columns
 from finetune.data.pool import Pool, Rows
+from finetune.data.wording import listed
 from finetune.errors import DataError
 from finetune.protocols import Split
 
@@ -164,40 +165,9 @@ def _kind_of_number(cell: str) -> str:
         return "none"
 
 
-def check_classes(
-    chosen: Mapping[Split, Rows], labels: Sequence[Any], classes: Columns
-) -> list[str]:
-    """Return notes on classes without rows; raise DataError for one class or one not in train."""
-    multi = any(isinstance(labels[row], list) for row in chosen["train"][:1])
-    counts = {split: Counter(_flat(labels, rows)) for split, rows in chosen.items()}
-    train = counts["train"]
-    held = set(counts["validation"]) | set(counts["test"])
-    absent = sorted(held - set(train))
-    names = ", ".join(repr(classes[index]) for index in absent[:_SHOWN])
-    notes = []
-    if absent and not multi:
-        raise DataError(
-            f"{len(absent)} of {len(classes)} classes are in validation or test but have no "
-            f"training row: {names}. Add training rows for them, take them out, or "
-            "draw the splits anew with data.validation=0.1 data.test=0.2."
-        )
-    if absent:
-        notes.append(f"Labels that no training row has, and so cannot be learned: {names}.")
-    if not multi and len(train) < 2:
-        only = ", ".join(repr(classes[index]) for index in train)
-        raise DataError(
-            f"All {len(chosen['train'])} training rows are of one class, {only}: "
-            "there is nothing to tell apart. Give data with at least two classes."
-        )
-    unused = [
-        name for index, name in enumerate(classes) if index not in train | {i: 1 for i in held}
-    ]
-    if unused:
-        listed = ", ".join(map(repr, unused[:_SHOWN]))
-        notes.append(f"{len(unused)} of {len(classes)} classes have no rows at all: {listed}.")
-    return notes
-
-
-def _flat(labels: Sequence[Any], rows: Rows) -> list[int]:
+def unused(labels: Sequence[Any], rows: Rows, classes: Columns) -> list[str]:
+    """Return a note naming the classes that none of these rows has."""
     cells = [labels[row] for row in rows]
-    return [c for cell in cells for c in (cell if isinstance(cell, list) else [cell])]
+    there = {c for cell in cells for c in (cell if isinstance(cell, list) else [cell])}
+    names = [name for index, name in enumerate(classes) if index not in there]
+    return [f"{len(names)} of {len(classes)} classes have no rows: {listed(names)}."] * bool(names)

@@ -8,17 +8,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from finetune.data.names import ALIASES
 from finetune.errors import DataError, nearest
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 Rows: TypeAlias = npt.NDArray[np.int64]
-
-NAMES = {
-    "validation": ("validation", "valid", "val", "dev", "eval"),
-    "test": ("test", "testing"),
-}
 
 
 class Pool:
@@ -35,7 +31,7 @@ class Pool:
     def named(self, split: str) -> str | None:
         """Return what the source calls this split, or None if it has none."""
         lowered = {name.lower(): name for name in reversed(self.tables)}
-        return next((lowered[name] for name in NAMES[split] if name in lowered), None)
+        return next((lowered[name] for name in ALIASES[split] if name in lowered), None)
 
     def rows(self, expression: str) -> Rows:
         """Return the rows that `train`, `train[:80%]` or `train[:10]+extra` names, sorted.

@@ -23,9 +23,14 @@ def claimant(text: str) -> Claimant | None:
         return "table"
     if path.exists() or text.startswith((".", "/", "~")) or text.endswith("/"):
         return "image-folder"
-    if _HUB_ID.fullmatch(text):
+    if is_hub_id(text):
         return "hub"
     return "image-folder" if "/" in text else None
+
+
+def is_hub_id(text: str) -> bool:
+    """Return whether `text` has the form `org/name`."""
+    return _HUB_ID.fullmatch(text) is not None
 
 
 def has_shards(folder: Path) -> bool:
