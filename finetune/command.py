@@ -262,12 +262,13 @@ def _run(arguments: Sequence[str]) -> None:
 
 def _say(message: str) -> None:
     """Print an error to stderr; labels and paths in it are inert."""
-    from rich.console import Console
     from rich.text import Text
+
+    from finetune.console import console
 
     inert = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message)
     text = Text.assemble(("error: ", "bold red"), inert)
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text)
+    console.print(text, soft_wrap=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,6 +17,8 @@ from finetune.schema import Noun, Value
 
 Node = dict[str, Any]
 
+_MISSING = object()
+
 SECRET = re.compile(
     r"(?<![A-Za-z0-9])(hf_|sk-|ghp_|gho_|ghs_|github_pat_|api_org_)[A-Za-z0-9_-]{16,}"
     r"|://[^/\s:@]+:[^/\s@]+@"
@@ -42,6 +44,14 @@ def variants(annotation: Any) -> list[type[Value]]:
 def kind(cls: type[Value]) -> str:
     """Return the tag of a variant."""
     return str(cls.model_fields["kind"].default)
+
+
+def reachable(cls: type[Value]) -> Iterator[type[Value]]:
+    """Yield the class and every value class that its fields may hold."""
+    yield cls
+    for field in cls.model_fields.values():
+        for variant in variants(field.annotation):
+            yield from reachable(variant)
 
 
 def tree(value: Value) -> Node:
@@ -100,7 +110,7 @@ def defaults(value: Value, prefix: str = "") -> dict[str, Any]:
         if type(content) not in variants(field.annotation):
             if not field.is_required():
                 found[key] = default
-        elif type(default) is type(content):
+        elif isinstance(default, Value) and type(default) is type(content):
             found |= leaves(default, f"{key}.")
         else:
             found |= defaults(content, f"{key}.")
@@ -176,44 +186,47 @@ def problems(error: ValidationError, cls: type[Value], content: Any) -> list[str
 
 def _sentence(entry: Any, cls: type[Value], content: Any) -> tuple[str, str]:
     """Follow one finding to its key, and say what is wrong there."""
-    owner, field, path = cls, None, []
-    for part in entry["loc"]:
-        if field is not None:
-            child = chosen(field, content)
-            if child is None:
-                break
-            if part == getattr(content, "get", dict().get)("kind"):
-                continue
-            owner, field = child, None
-        path.append(str(part))
-        field = owner.model_fields.get(str(part))
-        content = content.get(part, entry["input"]) if isinstance(content, Mapping) else content
-        if field is None:
-            break
-    key, name = ".".join(path), path[-1] if path else ""
+    field: FieldInfo | None = None
+    owner, path, location = cls, list[str](), list(entry["loc"])
     if entry["type"] == "bool_is_no_number":
-        name = entry["ctx"]["name"]
-        path, field = [*path, name], (chosen(field, content) if field else owner).model_fields[name]
-        key, content = ".".join(path), entry["ctx"]["value"]
-    if field is None and path:
-        return key, unknown(key, owner, ".".join(path[:-1]))
-    if entry["type"] == "missing" and len(entry["loc"]) >= len(path) and entry["loc"][-1] == name:
-        assert field is not None
-        what = f" ({field.description.rstrip('.')})" if field.description else ""
-        return key, f"{key} is required: give {describe(field.annotation, field.metadata)}{what}."
+        location.append(entry["ctx"]["name"])
+    while location:
+        part = location.pop(0)
+        if field is not None:
+            inner = chosen(field, content)
+            if inner is None:
+                break
+            if len(variants(field.annotation)) > 1:  # pydantic puts the tag before the field
+                if not location:
+                    break
+                part = location.pop(0)
+            owner = inner
+        if part not in owner.model_fields:
+            prefix = ".".join(path)
+            return f"{prefix}.{part}", unknown(".".join([*path, part]), owner, prefix)
+        path.append(part)
+        field = owner.model_fields[part]
+        content = content.get(part, _MISSING if entry["type"] == "missing" else entry["input"])
+    key = ".".join(path)
     if entry["type"] in ("value_error", "assertion_error"):
-        reason = str(entry.get("ctx", {}).get("error", entry["msg"]))
-        return key, f"{key}: {reason}" if key else reason
+        return key, ": ".join(filter(None, [key, str(entry["ctx"]["error"])]))
     if field is None:
         return key, f"{shown(content)} is not a {cls.__name__.lower()}."
+    return key, _not_allowed(key, field, content)
+
+
+def _not_allowed(key: str, field: FieldInfo, content: Any) -> str:
     allowed = describe(field.annotation, field.metadata)
-    if isinstance(content, list) and all(isinstance(item, str) for item in content):
-        content = ",".join(content)
-    hint = nearest(str(content), choices(field)) if isinstance(content, str) else ""
     if any(issubclass(v, Noun) for v in variants(field.annotation)):
         allowed = f"one of the kinds {', '.join(choices(field))}"
         content = content.get("kind", content) if isinstance(content, Mapping) else content
-    return key, f"{key}: {shown(content)} is not allowed; give {allowed}.{hint}"
+    if content is _MISSING:
+        about = f" ({field.description.rstrip('.')})" if field.description else ""
+        return f"{key} is required: give {allowed}{about}."
+    if isinstance(content, list) and all(isinstance(item, str) for item in content):
+        content = ",".join(content)
+    hint = nearest(content, choices(field)) if isinstance(content, str) else ""
+    return f"{key}: {shown(content)} is not allowed; give {allowed}.{hint}"
 
 
 def choices(field: FieldInfo) -> list[str]:

@@ -40,18 +40,23 @@ def apply(
     # Shorter keys first: `method=lora` makes room for `method.rank=16` wherever each stands.
     for key, text in sorted(pairs.items(), key=lambda pair: pair[0].count(".")):
         _attempt(wrong, touched, _set_text, cls, root, key, text)
-    if wrong:
-        raise RecipeError(joined(wrong))
-    result = build(cls, root)
+    result = build(cls, root, wrong)
     return result, _origins(result, touched)
 
 
-def build(cls: type[V], content: Any) -> V:
-    """Return the value that a tree stands for; raise RecipeError in plain words."""
+def build(cls: type[V], content: Any, wrong: Iterable[str] = ()) -> V:
+    """Return the value that a tree stands for.
+
+    Raises RecipeError in plain words for what is not allowed, after what was `wrong` already.
+    """
+    sentences = list(wrong)
     try:
-        return cls.model_validate(content)
+        value = cls.model_validate(content)
     except ValidationError as error:
-        raise RecipeError(joined(explain.problems(error, cls, content))) from None
+        sentences += explain.problems(error, cls, content)
+    if sentences:
+        raise RecipeError(joined(sentences))
+    return value
 
 
 def joined(sentences: list[str]) -> str:
@@ -68,8 +73,8 @@ def _pairs(texts: Iterable[str], wrong: list[str]) -> dict[str, str]:
         key, equals, value = (part.strip() for part in text.partition("="))
         if explain.SECRET.search(text):
             wrong.append(
-                "A value looks like an access token or a password; a recipe is saved and shared. "
-                "Put the token in the environment variable HF_TOKEN, or log in with `hf auth login`."
+                "A value looks like an access token or a password; recipes are saved and shared. "
+                "Put it into the environment variable HF_TOKEN, or use `hf auth login`."
             )
         elif not equals or not key:
             wrong.append(f"{explain.shown(text)} is not an override; write key=value.")

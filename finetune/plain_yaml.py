@@ -18,8 +18,10 @@ class _Loader(yaml.SafeLoader):
     """The safe loader, in which `no` stays a word, `3e-4` is a number, and `1:30` is text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return the mapping of a node; raise RecipeError if a key comes twice."""
+        """Return a node's mapping; raise RecipeError for a key that is no word or comes twice."""
         names = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if not all(isinstance(name, str) for name in names):
+            raise RecipeError("keys are words; one here is a number, a list or a mapping.")
         twice = [name for name in names if names.count(name) > 1]
         if twice:
             raise RecipeError(f"the key {twice[0]!r} comes twice in one mapping; keep one.")

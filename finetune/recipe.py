@@ -225,8 +225,9 @@ def _run(path: Path) -> Any:
     try:
         found.loader.exec_module(module)
     except ValidationError as error:
-        reason = override.joined(explain.problems(error, Recipe, {}))
-        raise RecipeError(f"{path}: {reason}") from error
+        cls = next((c for c in explain.reachable(Recipe) if c.__name__ == error.title), Recipe)
+        reason = override.joined(explain.problems(error, cls, {}))
+        raise RecipeError(f"{path}, {error.title}: {reason}") from error
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from error
     except Exception as error:

@@ -22,13 +22,14 @@ class Value(BaseModel):
         # pydantic would read epochs=true as 1. A validator of the fields would bar `kind` as tag.
         for name, value in content.items() if isinstance(content, dict) else ():
             field = cls.model_fields.get(name)
-            if isinstance(value, bool) and field is not None and field.annotation is not Any:
-                if bool not in (field.annotation, *typing.get_args(field.annotation)):
-                    raise PydanticCustomError(
-                        "bool_is_no_number",
-                        "{name}: {value} is not allowed here: give a value, not true or false",
-                        {"name": name, "value": value},
-                    )
+            if not isinstance(value, bool) or field is None:
+                continue
+            if {bool, Any}.isdisjoint((field.annotation, *typing.get_args(field.annotation))):
+                raise PydanticCustomError(
+                    "bool_is_no_number",
+                    "{name}: {value} is not allowed here: give a value, not true or false",
+                    {"name": name, "value": str(value)},
+                )
         return content
 
 
