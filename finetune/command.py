@@ -9,8 +9,12 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from finetune.errors import FinetuneError, RecipeError, nearest
+
+if TYPE_CHECKING:
+    from finetune.recipe import Recipe
 
 Values = dict[str, str]
 
@@ -33,20 +37,23 @@ class Command:
         return {key.lstrip("*"): key.startswith("*") for key in self.keys}
 
 
-def _finetune(own: Values, rest: list[str]) -> None:
-    from finetune import api
+def _resolved(own: Values, rest: list[str]) -> tuple[Recipe, dict[str, str]]:
+    """Return the recipe with its overrides, and their origins, before anything slow is imported."""
     from finetune.override import apply
     from finetune.recipe import load
 
-    recipe, _ = apply(load(own["recipe"]), rest)
+    return apply(load(own["recipe"]), rest)
+
+
+def _finetune(own: Values, rest: list[str]) -> None:
+    recipe, _ = _resolved(own, rest)
+    from finetune import api
+
     api.finetune(recipe, output=own.get("output"))
 
 
 def _show(own: Values, rest: list[str]) -> None:
-    from finetune.override import apply
-    from finetune.recipe import load
-
-    recipe, origins = apply(load(own["recipe"]), rest)
+    recipe, origins = _resolved(own, rest)
     from finetune import api
 
     api.show(recipe, origins)
@@ -65,10 +72,7 @@ def _predict(own: Values, rest: list[str]) -> None:
 
 
 def _features(own: Values, rest: list[str]) -> None:
-    from finetune.override import apply
-    from finetune.recipe import load
-
-    recipe, _ = apply(load(own["recipe"]), rest)
+    recipe, _ = _resolved(own, rest)
     from finetune import api
 
     api.features(recipe, output=own["output"])
