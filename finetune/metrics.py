@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import evaluate
@@ -22,6 +23,8 @@ from finetune.scoring import arrays, score
 
 PINNED = re.compile(r"[0-9a-f]{40}|v?[0-9]+(\.[0-9]+)*")
 """A full commit hash, or a tag that reads as a version: what does not move as a branch does."""
+_THROUGH_EVALUATE = 10_000_000
+"""Predicted numbers up to which `evaluate` is used, which needs ten times their size in memory."""
 
 
 class Metric(evaluate.Metric):  # type: ignore[misc]  # evaluate carries no types
@@ -123,9 +126,16 @@ def _resolved(metric: Any, trust_remote_code: bool) -> Any:
             f"The metric {metric!r} runs code, so its revision must be pinned: write {name}@ and "
             "the 40 hexadecimal digits of a commit, or a version tag such as v1.0."
         )
+    from huggingface_hub import snapshot_download
+
     try:
-        return evaluate.load(name, revision=revision)
-    except (OSError, ValueError, ImportError, AttributeError, TypeError) as error:
+        # Not evaluate.load(name, revision=...): it takes a folder of this name in the working
+        # directory first, and where the hub cannot be reached any revision that it finds cached.
+        folder = snapshot_download(
+            name, repo_type="space", revision=revision, allow_patterns=["*.py"]
+        )
+        return evaluate.load(str(Path(folder) / f"{name.rpartition('/')[2]}.py"))
+    except Exception as error:  # the code is anybody's, and so are its errors
         raise RecipeError(
             f"The metric {metric!r} could not be loaded ({type(error).__name__}: {error}). Check "
             "the name, the revision and the connection, or give the metric as an object."
@@ -145,15 +155,13 @@ def scores(
 
     A further metric keeps its own names, with its own in front where ours has the same.
     """
-    if kind == "numbers":
-        predictions, references = arrays(kind, predictions, references)
+    predictions, references = arrays(kind, predictions, references)
     names = [metric for metric in metrics if isinstance(metric, str)]
-    ours = Metric(kind=kind, classes=classes, also=names, intervals=True) if intervals else None
-    result: dict[str, Any] = (
-        score(kind, predictions, references, classes, names, intervals=False)
-        if ours is None
-        else ours.compute(predictions=predictions, references=references)
-    )
+    if intervals and predictions.size <= _THROUGH_EVALUATE:
+        ours = Metric(kind=kind, classes=classes, also=names, intervals=True)
+        result: dict[str, Any] = ours.compute(predictions=predictions, references=references)
+    else:  # the same functions
+        result = score(kind, predictions, references, classes, names, intervals=intervals)
     for metric in metrics:
         if not isinstance(metric, str):
             for name, figure in _foreign(metric, kind, predictions, references, intervals).items():
@@ -166,8 +174,7 @@ def _foreign(
     metric: Any, kind: Kind, predictions: Array, references: Array, intervals: bool
 ) -> dict[str, Any]:
     """Return the scores of a metric of others; numbers get a jackknife interval over 20 groups."""
-    given, true = arrays(kind, predictions, references)
-    inputs = _inputs(metric, kind, given, true)
+    inputs = _inputs(metric, kind, predictions, references)
 
     def compute(keep: Any) -> dict[str, Any]:
         return dict(metric.compute(**{name: cells[keep] for name, cells in inputs.items()}))
@@ -181,9 +188,9 @@ def _foreign(
         number = isinstance(value, (int, float)) and math.isfinite(value)
         result[name] = {"value": value if number or isinstance(value, list) else None}
         if intervals:
-            low, high = grouped(one(name), value, len(true)) if number else (None, None)
+            low, high = grouped(one(name), value, len(references)) if number else (None, None)
             result[name] |= {"low": low, "high": high}
-        result[name] |= {"n": len(true)}
+        result[name] |= {"n": len(references)}
     return result
 
 
