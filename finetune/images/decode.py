@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 MAX_PIXELS = 64 * 1024 * 1024
 # Not all that Pillow opens: some formats have no mark of their own, and EPS would start a program.
 FORMATS = (
-    "PNG", "JPEG", "MPO", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF", "ICO",
+    "PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF", "ICO",
 )  # fmt: skip
 _ORIENTATION = 0x0112
 
@@ -50,7 +50,9 @@ def read_bytes(cell: Mapping[str, Any]) -> bytes:
 def open_image(content: bytes) -> Image.Image:
     """Return the image with only its header read; raise Unreadable if it is none or too large."""
     try:
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        Image.init()
+        known = [name for name in FORMATS if name in Image.OPEN]
+        image = Image.open(io.BytesIO(content), formats=known)
     except UnidentifiedImageError:
         raise Unreadable(f"not an image, or none of {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
@@ -80,6 +82,8 @@ def to_rgb(
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith(("I", "F")):
             image = _eight_bits(image)
+        if isinstance(image.info.get("transparency"), bytes):
+            image = image.convert("RGBA")  # the same colours; Pillow warns of the direct way
         return image.convert("RGB")
     except Exception as error:  # decoders share no base for what they raise
         raise Unreadable(f"broken: {escaped(str(error) or type(error).__name__)}") from error
