@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune import console
 from finetune.recipe import Recipe
-from finetune.run import opened, stop_signals, write_json
+from finetune.folder import opened, stop_signals, write_json
 
 
 def finetune(recipe: Recipe, output: str | Path | None = None) -> Any:

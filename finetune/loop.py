@@ -31,7 +31,7 @@ from finetune.samples import Samples, ahead, order
 if TYPE_CHECKING:
     from finetune.checkpoint import Checkpoint
     from finetune.job import Job
-    from finetune.run import Folder
+    from finetune.folder import Folder
 
 LOGGED = 100
 """How many lines of training loss a run logs, about."""
@@ -127,6 +127,7 @@ class Fit:
 
     def epoch(self, bar: Bar) -> None:
         """Train the rest of one epoch, validate, and keep the best weights."""
+        set_train_mode(self.module)
         self.asleep = [p for n, p in self.named if self.starts.get(n, 0.0) > self.at.epoch]
         for batch in self.batches():
             weight, stop = self.agree(batch)
@@ -191,7 +192,6 @@ class Fit:
 
     def gradients(self, batch: Batch, weight: float) -> Tensor | None:
         """Accumulate the gradients of one update; None if memory ran out and it must be redone."""
-        set_train_mode(self.module)
         size, device = self.at.micro_batch_size, self.accelerator.device
         total = torch.zeros((), device=device)
         # DDP takes the mean over processes where the sum is wanted.

@@ -55,15 +55,17 @@ def optimizer_class(name: str) -> Any:
         if isinstance(value, type) and issubclass(value, torch.optim.Optimizer)
     }
     native.pop("optimizer", None)
-    if name.lower() in native:
-        return native[name.lower()]
+    wanted = name.lower()
+    if wanted in ("adamw", "sgd"):
+        return native[wanted]
     from finetune.backbones import timm
 
-    found = timm.optimizer_class(name.lower())
+    # timm's first: where both have one (Muon), timm's takes parameters of any shape.
+    found = timm.optimizer_class(wanted) or native.get(wanted)
     if found is None:
         names = sorted({*native, *timm.optimizer_names()})
         raise RecipeError(
-            f"train.optimizer={name!r} is unknown.{nearest(name.lower(), names)} "
+            f"train.optimizer={name!r} is unknown.{nearest(wanted, names)} "
             f"Allowed: {', '.join(names)}."
         )
     return found

@@ -31,10 +31,11 @@ recipe = Recipe(
     task=ImageClassification(augmentation=Augmentation(crop="pad", rand_augment=1, magnitude=9)),
     method=Full(),
     train=Train(
-        epochs=40,
+        epochs=32,
         batch_size=128,
         eval_batch_size=250,
-        lr=1e-3,
+        optimizer="muon",
+        lr=2e-3,
         warmup=0.05,
         weight_decay=0.05,
         label_smoothing=0.1,
