@@ -1,0 +1,266 @@
+"""Features are computed once and kept; the head fitted on them is the optimum, in the model."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression, Ridge
+
+from finetune.backbones import Timm
+from finetune.errors import TrainingError
+from finetune.features import extract, linear_probe
+from finetune.linear_head import fit_head
+from finetune.samples import Samples
+from finetune.targets import Classes, LabelSets, Numbers
+
+KEY = {"data": "digits", "split": "train"}
+
+
+class Pictures:
+    """A source over an array, which counts how often it is read."""
+
+    def __init__(self, images):
+        self.images = torch.from_numpy(np.asarray(images, np.float32))
+        self.reads = 0
+
+    def __len__(self):
+        return len(self.images)
+
+    def read(self, indices, epoch):
+        self.reads += 1
+        return {"image": self.images[torch.from_numpy(np.asarray(indices))]}
+
+    def finish(self, raw):
+        pixels = torch.nn.functional.interpolate(raw["image"][:, None], size=32)
+        return {"x": pixels.expand(-1, 3, -1, -1)}
+
+
+def digits(count=400):
+    data = load_digits()
+    return data.images[:count] / 16, data.target[:count]
+
+
+def network(name="test_resnet", outputs=10):
+    torch.manual_seed(0)
+    return Timm(name=name, weights="none").build(outputs)
+
+
+def table(samples=300, width=12, seed=0):
+    """Correlated features of very different sizes, and a rule behind the targets."""
+    random = np.random.default_rng(seed)
+    mixing = random.standard_normal((width, width))
+    features = random.standard_normal((samples, width)) @ mixing * np.logspace(-3, 3, width) + 5
+    rule = random.standard_normal((width, 3)) / features.std(0)[:, None]
+    scores = (features - features.mean(0)) @ rule / 4
+    return features.astype(np.float32), scores, random
+
+
+def standard(features):
+    return (features - features.mean(0)) / features.std(0)
+
+
+def test_features_are_what_the_head_sees(tmp_path):
+    images, _ = digits(20)
+    net = network()
+    source = Pictures(images)
+    net.module.eval()
+    with torch.inference_mode():
+        wanted = net.features(source.finish(source.read(np.arange(20), 0)))
+        logits = net.module(**source.finish(source.read(np.arange(20), 0)))
+        head = net.module.fc(wanted)
+    torch.testing.assert_close(head, logits)
+    found = extract(net, source, tmp_path, KEY, batch_size=7)
+    assert found.dtype == np.float32 and found.shape == (20, 96)
+    np.testing.assert_allclose(found, wanted.numpy(), atol=1e-6)
+
+
+def test_the_backbone_runs_once(tmp_path):
+    source, net = Pictures(digits(50)[0]), network()
+    first = extract(net, source, tmp_path, KEY)
+    assert source.reads == 1
+    torch.nn.init.normal_(net.module.fc.weight)  # another head sees the same features
+    second = extract(net, source, tmp_path, KEY, batch_size=3)
+    assert source.reads == 1
+    np.testing.assert_array_equal(first, second)
+    assert not [p for p in tmp_path.iterdir() if p.suffix not in (".safetensors", ".lock")]
+
+
+def test_whatever_changes_the_features_changes_the_key(tmp_path):
+    images, _ = digits(10)
+    net = network()
+    source = Pictures(images)
+    extract(net, source, tmp_path, KEY)
+    extract(net, source, tmp_path, KEY | {"split": "validation"})
+    extract(net, source, tmp_path, KEY | {"interpolation": "bicubic"})
+    extract(net, source, tmp_path, KEY, precision="bf16")
+    net.module.bn1.running_mean += 0.1
+    extract(net, source, tmp_path, KEY)
+    assert source.reads == 5
+    assert len(list(tmp_path.glob("*.safetensors"))) == 5
+
+
+@pytest.mark.parametrize("damage", [b"", b"torn", None])
+def test_a_damaged_file_is_named_and_computed_again(tmp_path, capfd, damage):
+    source, net = Pictures(digits(10)[0]), network()
+    wanted = extract(net, source, tmp_path, KEY)
+    (path,) = tmp_path.glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:-40] if damage is None else damage)
+    np.testing.assert_array_equal(extract(net, source, tmp_path, KEY), wanted)
+    assert source.reads == 2
+    assert "could not be read" in capfd.readouterr().err
+
+
+def test_without_room_the_features_are_used_but_not_kept(tmp_path, capfd, monkeypatch):
+    import os
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    source, net = Pictures(digits(10)[0]), network()
+    monkeypatch.setattr(os, "replace", full)
+    assert extract(net, source, tmp_path, KEY).shape == (10, 96)
+    assert "could not be kept" in capfd.readouterr().err
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_two_at_once_compute_once(tmp_path):
+    source, net = Pictures(digits(30)[0]), network()
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append(extract(net, source, tmp_path, KEY)))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert source.reads == 1
+    np.testing.assert_array_equal(*found)
+
+
+def test_features_that_are_not_finite_are_named(tmp_path):
+    images, _ = digits(10)
+    images[3, 0, 0] = np.nan
+    with pytest.raises(TrainingError, match=r"1 of 10 samples .* row 3"):
+        extract(network(), Pictures(images), tmp_path, KEY)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_the_fitted_head_is_in_the_model(tmp_path, name):
+    images, labels = digits()
+    net = network(name) if name == "test_resnet" else small_vit()
+    target = Classes(tuple("0123456789"))
+    train = Samples(Pictures(images[:300]), labels[:300])
+    validation = Samples(Pictures(images[300:]), labels[300:])
+    fitted = linear_probe(net, train, validation, target, (0.001, 0.1), tmp_path, {"data": "d"})
+    net.module.eval()
+    with torch.inference_mode():
+        logits = net.module(**validation.source.finish(validation.source.read(np.arange(100), 0)))
+    kept = extract(net, validation.source, tmp_path, {"data": "d", "split": "validation"})
+    wanted = torch.from_numpy(kept) @ fitted.weight.T + fitted.bias
+    torch.testing.assert_close(logits, wanted, atol=1e-4, rtol=1e-4)
+    assert (logits.argmax(1).numpy() == labels[300:]).mean() > 0.6
+    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels[300:]))
+    least = min(point.validation_loss for point in fitted.curve)
+    assert float(loss) == pytest.approx(least, rel=1e-3)
+
+
+def small_vit():
+    torch.manual_seed(0)
+    args = {"img_size": 32, "patch_size": 8, "depth": 2}
+    return Timm(name="vit_tiny_patch16_224", weights="none", args=args).build(10)
+
+
+@pytest.mark.parametrize("c", [0.01, 1.0])
+def test_classes_are_fitted_as_by_scikit_learn(c):
+    features, scores, random = table()
+    labels = (scores + random.gumbel(size=scores.shape)).argmax(1)
+    fitted = fit_head(features, labels, features, labels, Classes(("a", "b", "c")), [c])
+    model = LogisticRegression(C=c, tol=1e-8, max_iter=10_000).fit(standard(features), labels)
+    outputs = features.astype(np.float64) @ fitted.weight.double().numpy().T + fitted.bias.numpy()
+    ours = torch.from_numpy(outputs).softmax(1).numpy()
+    np.testing.assert_allclose(ours, model.predict_proba(standard(features)), atol=5e-3)
+
+
+def test_numbers_are_fitted_as_by_ridge():
+    features, scores, random = table()
+    values = scores[:, :1] * 3 + 40 + random.standard_normal((len(scores), 1))
+    target = Numbers(mean=float(values.mean()), std=float(values.std()))
+    fitted = fit_head(features, values.astype(np.float32), features, values, target, [0.01])
+    model = Ridge(alpha=1 / (2 * 0.01)).fit(standard(features), (values - target.mean) / target.std)
+    outputs = features.astype(np.float64) @ fitted.weight.double().numpy().T + fitted.bias.numpy()
+    np.testing.assert_allclose(outputs, model.predict(standard(features)).reshape(-1, 1), atol=5e-3)
+
+
+def test_label_sets_are_fitted_one_against_the_rest():
+    features, scores, random = table()
+    labels = (scores + random.logistic(size=scores.shape) > 0).astype(np.float32)
+    fitted = fit_head(features, labels, features, labels, LabelSets(("a", "b", "c")), [0.3])
+    outputs = features.astype(np.float64) @ fitted.weight.double().numpy().T + fitted.bias.numpy()
+    for label in range(3):
+        # The task's loss is the mean over labels, so each of the three sees a third of c.
+        model = LogisticRegression(C=0.1, tol=1e-8).fit(standard(features), labels[:, label])
+        theirs = model.decision_function(standard(features))
+        np.testing.assert_allclose(outputs[:, label], theirs, atol=0.02)
+
+
+def test_validation_chooses_the_strength_and_the_curve_is_kept():
+    features, scores, random = table(samples=120, width=60)
+    labels = (scores + random.gumbel(size=scores.shape)).argmax(1)
+    strengths = (100.0, 1e-4, 1.0, 0.01, 0.1, 10.0)
+    fitted = fit_head(
+        features[:80], labels[:80], features[80:], labels[80:], Classes(("a", "b", "c")), strengths
+    )
+    tried = [point.c for point in fitted.curve]
+    assert tried == sorted(strengths)[: len(tried)]
+    best = min(fitted.curve, key=lambda point: point.validation_loss)
+    assert fitted.c == best.c
+    assert 1e-4 < fitted.c < 100, "the best is inside the range, so it was a choice"
+    train = [point.train_loss for point in fitted.curve]
+    assert train == sorted(train, reverse=True)
+    assert set(fitted.log()[0]) == {"c", "train_loss", "validation_loss"}
+
+
+def test_weaker_penalties_are_left_out_once_validation_only_gets_worse():
+    features, _, random = table(samples=60, width=50)
+    noise = random.integers(0, 3, 60)
+    strengths = tuple(10.0**power for power in range(-4, 6))
+    target = Classes(("a", "b", "c"))
+    fitted = fit_head(features[:40], noise[:40], features[40:], noise[40:], target, strengths)
+    assert len(fitted.curve) < len(strengths)
+
+
+def test_constant_and_more_features_than_samples_do_no_harm():
+    features, scores, _ = table(samples=30, width=40)
+    features[:, 5] = 3.25
+    labels = scores.argmax(1)
+    fitted = fit_head(features, labels, features, labels, Classes(("a", "b", "c")), [1.0])
+    assert torch.isfinite(fitted.weight).all() and torch.isfinite(fitted.bias).all()
+    assert not fitted.weight[:, 5].any()
+    outputs = features @ fitted.weight.numpy().T + fitted.bias.numpy()
+    assert (outputs.argmax(1) == labels).mean() > 0.9
+
+
+def test_the_fit_does_not_depend_on_how_much_is_held_at_once(monkeypatch):
+    from finetune import linear_head
+
+    features, scores, _ = table()
+    labels = scores.argmax(1)
+    arguments = (features, labels, features, labels, Classes(("a", "b", "c")), [0.1])
+    whole = fit_head(*arguments)
+    monkeypatch.setattr(linear_head, "CHUNK", 100)
+    parts = fit_head(*arguments)
+    torch.testing.assert_close(whole.weight, parts.weight, rtol=1e-2, atol=1e-3)
+
+
+def test_a_fit_that_is_not_finite_is_an_error():
+    features, scores, _ = table()
+    labels = scores.argmax(1)
+    validation = np.full_like(features, np.inf)
+    with pytest.raises(TrainingError, match=r"not finite at any of method\.c=0\.1, 1"):
+        fit_head(features, labels, validation, labels, Classes(("a", "b", "c")), [0.1, 1])
