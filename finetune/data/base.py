@@ -21,6 +21,7 @@ None                  str                         strings most of which, not all
                                                   numbers: a regression column with a fault in it
 ====================  ==========================  ==============================================
 
+Where `classes` is set, numbers in "label" are positions in it and nothing to regress on.
 No label is None, NaN or a hidden -1: such a row is a DataError. Class names are unique and in the
 order of the ClassLabel, else of the columns, else sorted naturally ("2" before "10").
 """
@@ -67,6 +68,7 @@ class Raw:
 
     tables: Mapping[str, Dataset]
     source: Mapping[str, Any]
+    """For the model card: "id" or "name", and "revision", "license", "title" where known."""
     notes: tuple[str, ...] = ()
     mapping: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
     """Canonical column -> the source's column or columns, where known or asked for."""

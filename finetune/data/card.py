@@ -19,7 +19,7 @@ def facts(folder: Path) -> dict[str, Any]:
     return chosen(front or {})
 
 
-def chosen(front: dict[str, Any]) -> dict[str, Any]:
-    """Return what the model card takes over from the data's front matter."""
+def chosen(front: Any) -> dict[str, Any]:
+    """Return what the model card takes over from front matter, a dict or `DatasetCardData`."""
     kept = {"license": front.get("license"), "title": front.get("pretty_name")}
     return {key: value for key, value in kept.items() if value}

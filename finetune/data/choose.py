@@ -108,15 +108,15 @@ def _hidden(label: Any) -> bool:
 
 
 def strata(labels: Sequence[Any]) -> Rows | None:
-    """Return a code for each label if labels repeat as classes do, else None.
+    """Return a code for each label if each occurs twice on average, as classes do, else None.
 
-    Strings and booleans are classes; numbers are if each occurs twice on average; lists are not.
+    Lists of labels have none.
     """
     known = [label for label in labels if label is not None]
-    if not known or any(isinstance(label, (list, tuple)) for label in known):
+    if not all(isinstance(label, (str, bool, int, float)) for label in known):
         return None
     distinct = set(known)
-    if not isinstance(known[0], (str, bool)) and 2 * len(distinct) > len(known):
+    if not known or 2 * len(distinct) > len(known):
         return None
     codes = {label: code for code, label in enumerate(sorted(distinct))}
     return np.array([codes.get(label, -1) for label in labels], dtype=np.int64)
@@ -155,8 +155,8 @@ def few_shot(rows: Rows, labels: Sequence[Any], asked: DataSource) -> tuple[Rows
     listed = bool(labels) and isinstance(labels[0], list)
     if codes is None and not listed:
         raise DataError(
-            f"data.shots={shots} needs labels that are classes, but they are numbers that hardly "
-            "repeat. Leave data.shots out, and cut with data.train='train[:100]' instead."
+            f"data.shots={shots} needs labels that are classes, but these hardly repeat. "
+            " Leave data.shots out, and cut with data.train='train[:100]' instead."
         )
     order = _random(asked, "shots").permutation(len(rows))
     members: dict[Any, list[int]] = {}

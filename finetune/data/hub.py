@@ -83,7 +83,13 @@ class HubData(ColumnSource):
         except Exception as error:  # whatever kept the hub from answering, the cache may do
             return self._from_cache(error)
         tables = self._load(self.path, info.sha)
-        source = {"id": self.path, "revision": info.sha, **card.chosen(dict(info.card_data or {}))}
+        if (revision := _revision(tables)) not in (None, info.sha):
+            # datasets takes what it has when a download fails.
+            raise DataError(
+                f"{self.path} could not be loaded from the hub at revision {info.sha}, only from "
+                f"the cache as of {revision}. Try again, or give data.revision={revision}."
+            )
+        source = {"id": self.path, "revision": info.sha, **card.chosen(info.card_data or {})}
         return tables, source, ()
 
     def _from_cache(
@@ -101,9 +107,7 @@ class HubData(ColumnSource):
                 "command again; give data=FOLDER, a folder with the data; or begin with "
                 "recipe=vit-digits, which needs no network."
             ) from None
-        # datasets keeps each commit in a folder of that name.
-        files = next(iter(tables.values())).cache_files
-        revision = Path(files[0]["filename"]).parent.name if files else None
+        revision = _revision(tables)
         if self.revision is not None and self.revision != revision:
             raise DataError(
                 f"The hub at {constants.ENDPOINT} cannot be reached, and the cache has {self.path} "
@@ -140,6 +144,12 @@ def _configs(path: str, revision: str | None) -> list[str]:
         return list(datasets.get_dataset_config_names(path, revision=revision))
     except Exception:  # then there are none to choose from
         return []
+
+
+def _revision(tables: dict[str, Dataset]) -> str | None:
+    """Return the commit that tables of the hub are of: datasets keeps each in a folder so named."""
+    files = next(iter(tables.values())).cache_files
+    return Path(files[0]["filename"]).parent.name if files else None
 
 
 def _first_line(error: Exception) -> str:

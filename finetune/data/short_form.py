@@ -16,9 +16,12 @@ Claimant = Literal["hub", "image-folder", "table"]
 
 def claimant(text: str) -> Claimant | None:
     """Return the kind of the only source that `text` names, or None if it names none."""
-    path = Path(text).expanduser()
-    if path.is_dir():
-        return "hub" if has_shards(path) else "image-folder"
+    try:
+        path = Path(text).expanduser()
+        if path.is_dir():
+            return "hub" if has_shards(path) else "image-folder"
+    except (OSError, RuntimeError):  # a name too long, ~ of nobody
+        return None
     if path.suffix.lower() in TABLES:
         return "table"
     if path.exists() or text.startswith((".", "/", "~")) or text.endswith("/"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +19,9 @@ from finetune.errors import DataError, nearest
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+_WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
+_NUMBER = re.compile(r"-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
 class TableData(ColumnSource):
@@ -114,32 +119,46 @@ def _text(path: Path, encoding: str) -> str:
 
 
 def _delimited(name: str, text: str, separator: str) -> Dataset:
-    import io
-
-    import pandas
+    """Return a CSV or TSV text as a table; quoted cells may hold line breaks."""
     from datasets import Dataset
 
-    header = next(csv.reader(io.StringIO(text), delimiter=separator))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    try:
+        header = next(reader)
+        rows = []
+        for row in reader:
+            if len(row) > len(header):
+                raise DataError(
+                    f"{name}, line {reader.line_num}, has {len(row)} cells, but there are "
+                    f"{len(header)} columns. Quote cells that hold {separator!r}."
+                )
+            if row:
+                rows.append(row + [""] * (len(header) - len(row)))
+    except csv.Error as error:
+        raise DataError(f"{name}, line {reader.line_num}, cannot be read: {error}.") from error
     twice = [column for column, count in Counter(header).items() if count > 1]
     if twice:
         raise DataError(f"{name} has columns of the same name: {listed(twice)}. Rename one.")
-    try:
-        # Only an empty cell is missing: "NA" and "None" are good names for a class.
-        frame = pandas.read_csv(
-            io.StringIO(text),
-            sep=separator,
-            keep_default_na=False,
-            na_values=[""],
-            index_col=False,
-            dtype_backend="numpy_nullable",
-        )
-    except (pandas.errors.ParserError, pandas.errors.ParserWarning, ValueError) as error:
-        raise DataError(f"{name} cannot be read as a table: {error}.") from error
-    return Dataset.from_pandas(frame, preserve_index=False)
+    return Dataset.from_dict(
+        {column: _typed([row[i] for row in rows]) for i, column in enumerate(header)}
+    )
+
+
+def _typed(cells: list[str]) -> list[Any]:
+    """Return a column as numbers where all cells are numbers; empty cells become None.
+
+    "007" stays text, and so do "NA" and "None", which are good names for a class.
+    """
+    filled = [cell.strip() for cell in cells if cell.strip()]
+    kind: type[int] | type[float] | type[str] = str
+    if filled and all(map(_WHOLE.fullmatch, filled)):
+        kind = int
+    elif filled and all(map(_NUMBER.fullmatch, filled)):
+        kind = float
+    return [kind(cell) if cell.strip() else None for cell in cells]
 
 
 def _json_lines(name: str, text: str) -> Dataset:
-    import pyarrow
     from datasets import Dataset
 
     rows = []
@@ -157,12 +176,11 @@ def _json_lines(name: str, text: str) -> Dataset:
     columns = list(dict.fromkeys(column for row in rows for column in row))
     try:
         return Dataset.from_dict({c: [row.get(c) for row in rows] for c in columns})
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+    except (ValueError, TypeError) as error:  # as Arrow's own errors are
         raise DataError(f"{name} mixes kinds of values in one column: {error}.") from error
 
 
 def _parquet(path: Path) -> Dataset:
-    import pyarrow
     from datasets import Dataset
     from datasets.exceptions import DatasetGenerationError
 
@@ -171,5 +189,5 @@ def _parquet(path: Path) -> Dataset:
     try:
         with quiet():
             return Dataset.from_parquet(str(path))
-    except (pyarrow.ArrowInvalid, DatasetGenerationError, ValueError) as error:
+    except (DatasetGenerationError, ValueError) as error:
         raise DataError(f"{path.name} cannot be read as parquet: {error}.") from error
