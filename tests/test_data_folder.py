@@ -210,7 +210,8 @@ def test_exactly_one_source_claims_a_text(tmp_path: Path, monkeypatch: pytest.Mo
         "rows.csv": "table",
         "there/is/none.jsonl": "table",
         "org/none.parquet": "table",
-        "photoz": None,
+        "photoz": "image-folder",
+        "resnet50": None,
         "org/na me": "image-folder",
         "a" * 300: None,
     }

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from finetune.data import columns as names
 from finetune.data import labels
-from finetune.data.base import DataSource, Raw
 from finetune.data.choose import choose, few_shot
 from finetune.data.fingerprint import fingerprint
 from finetune.data.pool import Pool
 from finetune.errors import DataError
 from finetune.protocols import SPLITS, Splits
+
+if TYPE_CHECKING:
+    from finetune.data.base import DataSource, Raw
 
 
 def splits(raw: Raw, asked: DataSource, wanted: Sequence[str]) -> Splits:

@@ -7,6 +7,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
+from finetune.data.paths import similar
+
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 SHARDS = (".parquet", ".arrow")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -28,7 +30,8 @@ def claimant(text: str) -> Claimant | None:
         return "image-folder"
     if is_hub_id(text):
         return "hub"
-    return "image-folder" if "/" in text else None
+    # A word that is nearly the name of something here was meant as a path.
+    return "image-folder" if "/" in text or similar(text) else None
 
 
 def is_hub_id(text: str) -> bool:
