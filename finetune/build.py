@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from finetune import environment
+from finetune.errors import RecipeError
+from finetune.images.render import UnreadableImages
 from finetune.job import Job
-from finetune.protocols import SPLITS, Network, Split, Splits, Target
+from finetune.protocols import SPLITS, Network, Source, Split, Splits
 from finetune.samples import Samples
 
 if TYPE_CHECKING:
@@ -32,27 +35,60 @@ def job(recipe: Recipe) -> Job:
     precision = environment.precision(train.precision)
     splits = recipe.data.load(recipe.task.columns)
     target = recipe.task.bind(splits, train)
-    network = build_network(recipe, target)
+    if train.batch_size > len(splits.train):
+        raise RecipeError(
+            f"train.batch_size={train.batch_size} is more than the {len(splits.train)} rows of the "
+            f"training split. Allowed: 1 to {len(splits.train)}."
+        )
+    torch.manual_seed(train.seed)
+    network = recipe.backbone.build(target.num_outputs, target.classes)
     device = environment.device()
     choices = [f"precision {precision}", *network.tune_for(device, precision)]
+    sources, splits, skipped = open_splits(recipe, network, splits)
+    samples = {split: Samples(sources[split], target.encode(splits[split])) for split in SPLITS}
     module = recipe.method.prepare(network)
-    samples = {split: open_split(recipe, network, splits, target, split) for split in SPLITS}
-    notes = [*splits.notes, f"Chosen for this machine ({device.type}): {', '.join(choices)}."]
-    return Job(train, recipe.method, splits, target, network, module, samples, notes)
+    if train.gradient_checkpointing:
+        network.checkpoint_activations()
+    notes = [
+        *splits.notes,
+        *(f"{n} unreadable inputs were left out of the {split} split." for split, n in skipped.items()),
+        f"Chosen for this machine ({device.type}): {', '.join(choices)}.",
+    ]
+    return Job(recipe, splits, target, network, module, samples, skipped, notes)
 
 
-def build_network(recipe: Recipe, target: Target) -> Network:
-    """Return the recipe's backbone with a head for `target`, seeded."""
-    torch.manual_seed(recipe.train.seed)
-    return recipe.backbone.build(target.num_outputs, target.classes)
+def open_splits(
+    recipe: Recipe, network: Network, splits: Splits
+) -> tuple[dict[Split, Source], Splits, dict[str, int]]:
+    """Return the sources of all splits, the splits without unreadable rows, and their numbers.
+
+    Raises UnreadableImages, naming all of them in all splits, unless `data.on_error` is "skip".
+    """
+    sources: dict[Split, Source] = {}
+    failures = []
+    skipped: dict[str, int] = {}
+    for split in SPLITS:
+        try:
+            sources[split] = open_split(recipe, network, splits, split)
+        except UnreadableImages as error:
+            broken = {failure.row for failure in error.failures}
+            failures += [f._replace(name=f"{f.name} ({split})") for f in error.failures]
+            table = splits[split]
+            kept = table.select([row for row in range(len(table)) if row not in broken])
+            splits = replace(splits, **{split: kept})
+            skipped[split] = len(broken)
+    if failures and getattr(recipe.data, "on_error", "raise") == "raise":
+        raise UnreadableImages(failures)
+    for split in skipped:
+        sources[split] = open_split(recipe, network, splits, split)
+    return sources, splits, skipped
 
 
 def open_split(
-    recipe: Recipe, network: Network, splits: Splits, target: Target, split: Split
-) -> Samples:
-    """Return one split ready for the model: augmented for training, native for evaluation."""
-    augmentation = recipe.task.augmentation if split == "train" else None
-    source = network.inputs.source(
+    recipe: Recipe, network: Network, splits: Splits, split: Split, *, augmented: bool = True
+) -> Source:
+    """Return one split as model inputs: augmented for training, native for evaluation."""
+    augmentation = recipe.task.augmentation if split == "train" and augmented else None
+    return network.inputs.source(
         splits[split], cache_folder(), augmentation=augmentation, seed=recipe.train.seed
     )
-    return Samples(source, target.encode(splits[split]))

@@ -14,7 +14,7 @@ from typing import Any
 
 from finetune import console
 from finetune.checkpoint import Checkpoints
-from finetune.errors import RunError
+from finetune.errors import RecipeError, RunError
 from finetune.recipe import Recipe, difference
 
 
@@ -115,7 +115,14 @@ def opened(path: Path, recipe: Recipe) -> Iterator[Folder]:
 def _match(folder: Folder, recipe: Recipe) -> None:
     """Check that the folder is new or belongs to this recipe; note the recipe in it."""
     saved = folder.path / "recipe.yaml"
-    if saved.exists():
+    text = _text(recipe)
+    if saved.exists() and saved.read_text("utf-8").startswith(SCRIPT):
+        if saved.read_text("utf-8") != text:
+            raise RunError(
+                f"{folder.path} holds a run of another recipe, made in a script. Give another "
+                "output=DIR, or leave output= out to get a folder of its own."
+            )
+    elif saved.exists():
         earlier = Recipe.from_yaml(saved.read_text("utf-8"))
         extended = earlier.train.model_copy(update={"epochs": recipe.train.epochs})
         longer = recipe.train.epochs > earlier.train.epochs
@@ -132,7 +139,18 @@ def _match(folder: Folder, recipe: Recipe) -> None:
             f"{folder.path} is not empty and is no run folder (it holds {foreign[0]!r}); nothing "
             "in it was touched. Give another output=DIR."
         )
-    write(saved, recipe.to_yaml())
+    write(saved, text)
+
+
+SCRIPT = "# This recipe holds objects that only its script can make; digest "
+
+
+def _text(recipe: Recipe) -> str:
+    """Return the recipe as YAML, or a remark that only a script can make it again."""
+    try:
+        return recipe.to_yaml()
+    except RecipeError:
+        return f"{SCRIPT}{recipe.digest}\n"
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from finetune.errors import TrainingError
 from finetune.job import Job
 from finetune.protocols import Array
 
-IMAGES = 8
+SAMPLES = 8
 TOLERANCE = 1e-5
 
 

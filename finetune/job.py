@@ -10,7 +10,7 @@ from finetune.protocols import Method, Network, Split, Splits, Target
 if TYPE_CHECKING:
     from torch import nn
 
-    from finetune.recipe import Train
+    from finetune.recipe import Recipe, Train
     from finetune.samples import Samples
 
 
@@ -18,13 +18,24 @@ if TYPE_CHECKING:
 class Job:
     """Data, target, model and method of one run, joined."""
 
-    train: Train
-    method: Method
+    recipe: Recipe
     splits: Splits
     target: Target
     network: Network
     module: nn.Module
     """What is trained: the network's module, or its wrapper."""
     samples: dict[Split, Samples]
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Rows left out of each split because their inputs cannot be read."""
     notes: list[str] = field(default_factory=list)
     """Plain sentences on what was chosen or found, kept in the result."""
+
+    @property
+    def train(self) -> Train:
+        """How the weights are learned."""
+        return self.recipe.train
+
+    @property
+    def method(self) -> Method:
+        """Which weights are learned."""
+        return self.recipe.method

@@ -101,7 +101,8 @@ class Fit:
             bar.advance(self.done * self.train.batch_size)
             while self.at.epoch < self.train.epochs and not self.waited_enough:
                 self.epoch(bar)
-        self.save()
+        if self.saved is None or self.saved.state["position"] != asdict(self.at):
+            self.save()
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False, keep_torch_compile=False)
         self.module.load_state_dict(self.best or {}, strict=False)
         rate = self.done * self.train.batch_size / max(self.at.seconds, 1e-9)
@@ -360,7 +361,13 @@ class Fit:
 
 @torch.inference_mode()
 def predict(
-    module: nn.Module, samples: Samples, target: Target, accelerator: Accelerator, batch_size: int
+    module: nn.Module,
+    samples: Samples,
+    target: Target,
+    accelerator: Accelerator,
+    batch_size: int,
+    *,
+    full_precision: bool = False,
 ) -> Array:
     """Return the predictions of all samples in order, each computed once, on every process.
 
@@ -374,7 +381,7 @@ def predict(
     parts = []
     for start in range(0, each, batch_size):
         batch = samples.finish(samples.read(own[start : start + batch_size], 0), accelerator.device)
-        with accelerator.autocast():
+        with nullcontext() if full_precision else accelerator.autocast():
             outputs = module(**batch.inputs)
         parts.append(target.predictions(outputs))
     gathered = accelerator.gather(torch.cat(parts)).cpu().numpy()

@@ -40,6 +40,10 @@ class Table(Protocol):
         """Return one row as a dict (int), or one column as a sequence (str)."""
         ...
 
+    def select(self, indices: Sequence[int]) -> Table:
+        """Return these rows in this order."""
+        ...
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -138,6 +142,14 @@ class Network(Protocol):
         """Put a linear map (outputs, width), (outputs,) into the native head."""
         ...
 
+    def get_head(self) -> tuple[Tensor, Tensor]:
+        """Return the native head as a linear map (outputs, width), (outputs,)."""
+        ...
+
+    def checkpoint_activations(self) -> None:
+        """Recompute activations in the backward pass instead of keeping them."""
+        ...
+
     def head(self) -> list[str]:
         """Return the names of the head's modules."""
         ...
@@ -148,6 +160,11 @@ class Network(Protocol):
 
     def tune_for(self, device: torch.device, precision: str) -> list[str]:
         """Choose what is quickest on this device; return the choices in words."""
+        ...
+
+    @property
+    def reloader(self) -> Path | None:
+        """The script that loads a saved model without this toolkit, for the round-trip gate."""
         ...
 
     def save(self, folder: Path, classes: tuple[str, ...] | None) -> None:
@@ -233,10 +250,24 @@ class Backbone(Protocol):
         """
         ...
 
+    def saved(self, folder: Path) -> Backbone:
+        """Return the backbone that `Network.save` wrote into `folder`."""
+        ...
+
 
 @runtime_checkable
 class Method(Protocol):
     """Which parameters learn."""
+
+    @property
+    def probe(self) -> tuple[float, ...]:
+        """Strengths of the linear head that is fitted before all else; empty for none."""
+        ...
+
+    @property
+    def descends(self) -> bool:
+        """Whether anything is learned by gradient descent."""
+        ...
 
     def prepare(self, network: Network) -> nn.Module:
         """Mark what learns by `requires_grad`, wrap if needed, and return the module to train."""
@@ -250,13 +281,24 @@ class Method(Protocol):
         """Return the epoch at which a parameter starts to learn; 0 where none is given."""
         ...
 
+    def finish(
+        self, module: nn.Module, inputs: dict[str, Tensor], folder: Path, base: str
+    ) -> nn.Module:
+        """Return the plain module to save; keep what belongs beside it in `folder`."""
+        ...
+
 
 @runtime_checkable
 class Task(Protocol):
     """What is learned from which columns."""
 
     columns: tuple[str, ...]
+    augmentation: Any
 
     def bind(self, splits: Splits, train: Any) -> Target:
         """Read the labels; raise DataError if they cannot be learned from."""
+        ...
+
+    def recall(self, saved: Mapping[str, Any]) -> Target:
+        """Return the target of a finished run from what its result says of it."""
         ...

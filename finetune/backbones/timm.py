@@ -80,6 +80,15 @@ class Timm(Noun):
             module.reset_classifier(num_outputs)
         return TimmNetwork.of(module, self)
 
+    def saved(self, folder: Path) -> Timm:
+        """Return the backbone that `TimmNetwork.save` wrote into `folder`."""
+        return Timm(name=str(folder))
+
+    @property
+    def public_name(self) -> str:
+        """The name without any local path in it."""
+        return Path(self.name).name if self._is_folder() else self.name
+
     def _is_folder(self) -> bool:
         return Path(self.name).is_dir()
 
@@ -224,17 +233,41 @@ class TimmNetwork:
         """
         import torch
 
+        head = self._linear_head()
+        with torch.no_grad():
+            head.weight.copy_(weight.reshape(head.weight.shape))
+            head.bias.copy_(bias)
+
+    def get_head(self) -> tuple[Tensor, Tensor]:
+        """Return the classifier as a linear map (outputs, width), (outputs,)."""
+        head = self._linear_head()
+        return head.weight.detach().flatten(1), head.bias.detach()
+
+    def _linear_head(self) -> Any:
         names = self.head()
         head = self.module.get_submodule(names[0])
-        current = getattr(head, "weight", None)
-        if len(names) != 1 or current is None or current.numel() != weight.numel():
+        linear = getattr(head, "weight", None) is not None and getattr(head, "bias", None) is not None
+        if len(names) != 1 or not linear:
             raise BackboneError(
                 f"The head of this model ({', '.join(names)}) is not one linear layer, so a fitted "
                 "linear head cannot be written into it. Take method=full or another backbone."
             )
-        with torch.no_grad():
-            current.copy_(weight.reshape(current.shape))
-            head.bias.copy_(bias)  # type: ignore[union-attr, operator]
+        return head
+
+    def checkpoint_activations(self) -> None:
+        """Recompute activations in the backward pass; BackboneError where timm has no such way."""
+        try:
+            self.module.set_grad_checkpointing(True)  # type: ignore[operator]
+        except (AssertionError, AttributeError) as error:
+            raise BackboneError(
+                "This timm model cannot recompute its activations: leave out "
+                "train.gradient_checkpointing, and lower train.micro_batch_size instead."
+            ) from error
+
+    @property
+    def reloader(self) -> Path:
+        """The script that loads a saved model with timm and transformers alone."""
+        return Path(__file__).with_name("reload_timm.py")
 
     def lora_targets(self) -> str:
         """Return the pattern for this family's attention, MLP or convolution modules."""

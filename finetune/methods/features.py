@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from finetune.protocols import Network
 
 
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+"""Inverse strengths of the penalty on a linear head, from strong to weak."""
+
+
 class FeatureExtraction(Noun):
     """A linear head on frozen features; its regularisation is chosen on validation."""
 
     kind: Literal["features"] = "features"
-    c: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (
-        1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0,
-    )  # fmt: skip
+    c: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = STRENGTHS
     """Inverse strengths of the L2 penalty to try, as scikit-learn's C, on standardised features."""
 
     @field_validator("c", mode="before")
@@ -32,6 +34,16 @@ class FeatureExtraction(Noun):
         if isinstance(value, str):
             return [part.strip() for part in value.split(",")]
         return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+    @property
+    def probe(self) -> tuple[float, ...]:
+        """The strengths to try."""
+        return self.c
+
+    @property
+    def descends(self) -> bool:
+        """Whether anything is learned by gradient descent."""
+        return False
 
     def prepare(self, network: Network) -> nn.Module:
         """Freeze everything but the head."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from finetune.errors import RecipeError
+from finetune.methods.features import STRENGTHS
 from finetune.schema import Noun
 
 if TYPE_CHECKING:
@@ -32,6 +33,16 @@ class Full(Noun):
     start: Literal["random", "linear-probe"] = "random"
     """The first head; `linear-probe` fits it on frozen features (Kumar et al. 2022,
     arXiv:2202.10054)."""
+
+    @property
+    def probe(self) -> tuple[float, ...]:
+        """Strengths of the linear head to start from, for LP-FT; empty for a random head."""
+        return STRENGTHS if self.start == "linear-probe" else ()
+
+    @property
+    def descends(self) -> bool:
+        """Whether anything is learned by gradient descent."""
+        return True
 
     def prepare(self, network: Network) -> nn.Module:
         """Let the top layers learn and freeze the rest; raise RecipeError if there are too few."""
@@ -85,6 +96,16 @@ class NormBias(Noun):
     """Only norm layers, biases and the head learn (BitFit, Zaken et al. 2021, arXiv:2106.10199)."""
 
     kind: Literal["norm-bias"] = "norm-bias"
+
+    @property
+    def probe(self) -> tuple[float, ...]:
+        """No linear head is fitted first."""
+        return ()
+
+    @property
+    def descends(self) -> bool:
+        """Whether anything is learned by gradient descent."""
+        return True
 
     def prepare(self, network: Network) -> nn.Module:
         """Let norms, biases and the head learn, and freeze the rest."""

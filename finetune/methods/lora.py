@@ -45,6 +45,16 @@ class LoRA(Noun):
     options: dict[str, Any] = {}
     """Any further field of PEFT's LoraConfig by its own name, such as `use_dora`."""
 
+    @property
+    def probe(self) -> tuple[float, ...]:
+        """No linear head is fitted first."""
+        return ()
+
+    @property
+    def descends(self) -> bool:
+        """Whether anything is learned by gradient descent."""
+        return True
+
     def prepare(self, network: Network) -> nn.Module:
         """Return the module wrapped by PEFT, whose head is trained whole and in float32.
 

@@ -8,6 +8,8 @@ from finetune.images.augmentation import Augmentation
 from finetune.schema import Noun
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from finetune.protocols import Splits, Target
 
 
@@ -28,6 +30,12 @@ class ImageClassification(Noun):
 
         return Classes.of(splits, train)
 
+    def recall(self, saved: Mapping[str, Any]) -> Target:
+        """Return the target that a finished run was trained on."""
+        from finetune.targets import Classes
+
+        return Classes(**saved)
+
 
 class MultiLabelImageClassification(Noun):
     """Any number of labels for each image."""
@@ -46,6 +54,12 @@ class MultiLabelImageClassification(Noun):
 
         return LabelSets.of(splits, train)
 
+    def recall(self, saved: Mapping[str, Any]) -> Target:
+        """Return the target that a finished run was trained on."""
+        from finetune.targets import LabelSets
+
+        return LabelSets(**saved)
+
 
 class ImageRegression(Noun):
     """A number for each image."""
@@ -63,3 +77,9 @@ class ImageRegression(Noun):
         from finetune.targets import Numbers
 
         return Numbers.of(splits, train)
+
+    def recall(self, saved: Mapping[str, Any]) -> Target:
+        """Return the target that a finished run was trained on."""
+        from finetune.targets import Numbers
+
+        return Numbers(**saved)

@@ -1,0 +1,112 @@
+"""What a trained job leaves: the saved model, proof that it loads, the tested result, the pages."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune import baselines, card, environment, gate, metrics, report
+from finetune.folder import write, write_json
+from finetune.freezing import manifest
+from finetune.loop import predict
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from finetune.folder import Folder
+    from finetune.job import Job
+    from finetune.protocols import Array
+    from finetune.recipe import Recipe
+
+
+def save(job: Job, folder: Folder) -> dict[str, Any] | None:
+    """Write `model/`, and return what the round-trip gate found; None if the backbone has none.
+
+    Raises TrainingError if the saved model does not answer like the trained one.
+    """
+    network, target = job.network, job.target
+    first = first_inputs(job)
+    base = getattr(job.recipe.backbone, "public_name", "")
+    network.module = job.method.finish(job.module, first, folder.model / "adapter", base)
+    if target.native != target:
+        network.set_head(*target.rescale_head(*network.get_head()))
+    network.save(folder.model, target.classes)
+    if network.reloader is None:
+        return None
+    network.module.eval()
+    with torch.inference_mode():
+        logits = network.module(**first).float().cpu().numpy()
+    return gate.check(job, logits, folder.model)
+
+
+def first_inputs(job: Job) -> dict[str, Tensor]:
+    """Return the model inputs of a few test rows, on the device of the module."""
+    samples = job.samples["test"]
+    rows = np.arange(min(gate.SAMPLES, len(samples)))
+    device = next(job.module.parameters()).device
+    return samples.finish(samples.read(rows, 0), device).inputs
+
+
+def test(job: Job, folder: Folder, accelerator: Accelerator) -> tuple[dict[str, Any], Array]:
+    """Score the saved model, as loaded from `model/`, in float32.
+
+    Returns the part of the result that says so, and the predictions on the test split. This is the
+    one look at the test split that a run takes.
+    """
+    target, train = job.target.native, job.train
+    saved = job.recipe.backbone.saved(folder.model)
+    module = saved.build(target.num_outputs, target.classes).module.to(accelerator.device)
+    further = metrics.resolve(job.recipe.metrics, job.recipe.trust_remote_code)
+    result: dict[str, Any] = {}
+    predictions: dict[str, Array] = {}
+    for split in ("validation", "test"):
+        samples = job.samples[split]
+        predictions[split] = predict(
+            module, samples, target, accelerator, train.eval_batch_size, full_precision=True
+        )
+        result[split] = target.scores(predictions[split], samples.targets, metrics=further)
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    look = {"time": now, "precision": "fp32", "batch_size": train.eval_batch_size}
+    result["looks_at_test"] = [look | {"n": len(job.samples["test"])}]
+    return result, predictions["test"]
+
+
+def describe(job: Job, folder: Folder) -> dict[str, Any]:
+    """Return what was learned from what, for the result."""
+    recipe, splits = job.recipe, job.splits
+    return {
+        "name": recipe.name,
+        "recipe_digest": recipe.digest,
+        "task": recipe.task.kind,
+        "method": recipe.method.kind,
+        "metric": job.target.metric,
+        "target": asdict(job.target.native),
+        "data": {
+            "fingerprint": splits.fingerprint,
+            "source": dict(splits.source),
+            "rows": {split: len(samples) for split, samples in job.samples.items()},
+            "classes": job.target.classes,
+            "skipped": job.skipped,
+        },
+        "parameters": manifest(job.module),
+        "notes": folder.sentences,
+    }
+
+
+def publish(folder: Folder, job: Job, result: dict[str, Any], predictions: Array) -> None:
+    """Write the pages that a person reads, and last the result, which ends the run."""
+    surroundings = environment.describe() | {"argv": sys.argv[1:]}
+    write_json(folder.path / "environment.json", surroundings)
+    majority = baselines.majority(job)
+    result["baselines"] = majority
+    text = card.text(job.recipe, job, result, surroundings)
+    write(folder.path / "README.md", text)
+    write(folder.model / "README.md", text)
+    report.write(folder.path, job, result, predictions)
+    write_json(folder.path / "result.json", result)

@@ -1,0 +1,71 @@
+"""A finished run: its recipe, its numbers, and its model, read from the run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune import summary
+from finetune.errors import RunError
+from finetune.recipe import Recipe
+
+if TYPE_CHECKING:
+    from finetune.protocols import Network, Target
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds."""
+
+    path: Path
+    recipe: Recipe
+    result: dict[str, Any]
+
+    @classmethod
+    def load(cls, path: str | Path, recipe: Recipe | None = None) -> Run:
+        """Read a run folder; `recipe` is needed where it holds objects that YAML cannot.
+
+        Raises RunError if it is no run folder, or its run is not finished.
+        """
+        folder = Path(path)
+        if not (folder / "recipe.yaml").is_file():
+            raise RunError(f"{folder} is no run folder: there is no recipe.yaml in it.")
+        if not (folder / "result.json").is_file():
+            raise RunError(
+                f"The run in {folder} is not finished. Go on with: finetune finetune "
+                f"recipe={folder} output={folder}"
+            )
+        if recipe is None:
+            recipe = Recipe.from_yaml((folder / "recipe.yaml").read_text("utf-8"))
+        return cls(folder, recipe, json.loads((folder / "result.json").read_text("utf-8")))
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The test metrics by name, without their intervals."""
+        return {
+            name: figure["value"]
+            for name, figure in self.result["test"].items()
+            if "value" in figure
+        }
+
+    @property
+    def model(self) -> Path:
+        """The folder of the saved model."""
+        return self.path / "model"
+
+    def target(self) -> Target:
+        """Return what the run predicts."""
+        return self.recipe.task.recall(self.result["target"])
+
+    def network(self) -> Network:
+        """Return the saved model."""
+        target = self.target()
+        saved = self.recipe.backbone.saved(self.model)
+        return saved.build(target.num_outputs, target.classes)
+
+    def show(self) -> None:
+        """Print the result as a table."""
+        summary.show(self.result, self.path)
