@@ -173,3 +173,10 @@ def balanced(counts: Counter[int], size: int) -> tuple[float, ...]:
     return tuple(
         total / (len(counts) * counts[index]) if counts[index] else 1.0 for index in range(size)
     )
+
+
+def settle(target: object) -> None:
+    """Turn lists among the fields of a frozen dataclass, as JSON leaves them, into tuples."""
+    for name, value in vars(target).items():
+        if isinstance(value, list):
+            object.__setattr__(target, name, tuple(value))

@@ -36,6 +36,10 @@ class Classes:
     class_weights: tuple[float, ...] | None = None
     metric: str = "accuracy"
 
+    def __post_init__(self) -> None:
+        """Take lists for tuples: a target that was kept as JSON reads back equal."""
+        labels.settle(self)
+
     @classmethod
     def of(cls, splits: Splits, train: Train) -> Classes:
         """Read the classes; raise DataError for fewer than two, or one that train has none of."""
@@ -128,6 +132,10 @@ class LabelSets:
     """What a positive counts against a negative, for each label."""
     metric: str = "macro_average_precision"
 
+    def __post_init__(self) -> None:
+        """Take lists for tuples: a target that was kept as JSON reads back equal."""
+        labels.settle(self)
+
     @classmethod
     def of(cls, splits: Splits, train: Train) -> LabelSets:
         """Read the labels; raise DataError for none, or one that the training split has none of."""
@@ -138,11 +146,9 @@ class LabelSets:
         with labels.told("train"):
             rows = labels.column(splits.train)
             multi_hot = labels.is_multi_hot(rows)
-            found = (
-                map(str, range(len(rows[0])))
-                if multi_hot
-                else (labels.name_of(value) for row in rows for value in row)
-            )
+            found = [labels.name_of(value) for row in rows for value in row]
+            if multi_hot:
+                found = [str(place) for place in range(len(rows[0]))]
             names = splits.classes or labels.natural(found)
             indexed = splits.classes is not None
             target = cls(names, indexed, multi_hot, train.label_smoothing, train.focal)
@@ -188,10 +194,7 @@ class LabelSets:
         return encoded
 
     def losses(self, outputs: Tensor, targets: dict[str, Tensor]) -> Tensor:
-        """Return the binary cross-entropy of logits (batch, classes), its mean over the labels.
-
-        The shape is (batch,), float32.
-        """
+        """Return the mean binary cross-entropy of logits (batch, classes), (batch,), float32."""
         logits = outputs.float()
         weight = losses.vector(self.class_weights, logits.device)
         how = (weight, self.label_smoothing, self.focal)
@@ -240,6 +243,10 @@ class Numbers:
     names: tuple[str, ...] | None = None
     """Where the data declares classes, as folders called 23 and 24 do: they are read as numbers."""
     metric: str = "-rmse"
+
+    def __post_init__(self) -> None:
+        """Take lists for tuples: a target that was kept as JSON reads back equal."""
+        labels.settle(self)
 
     @classmethod
     def of(cls, splits: Splits, train: Train) -> Numbers:

@@ -21,7 +21,8 @@ DOORS = {
     "datasets": ("finetune.data", "finetune.metrics"),  # metrics: the types that evaluate asks for
     "peft": ("finetune.methods.lora",),
     "evaluate": ("finetune.metrics",),
-    "huggingface_hub": ("finetune.hub", "finetune.data", "finetune.backbones"),
+    # metrics: a script of the hub at its pinned revision
+    "huggingface_hub": ("finetune.hub", "finetune.data", "finetune.backbones", "finetune.metrics"),
     "PIL": ("finetune.images", "finetune.data", "finetune.backbones"),
     "torchvision": ("finetune.images",),
     "rich": ("finetune.console", "finetune.command"),

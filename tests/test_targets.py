@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from datasets import Dataset
 
 from finetune.errors import DataError, RecipeError
 from finetune.protocols import Splits
@@ -63,6 +63,8 @@ def test_classes_are_named_by_whatever_stands_in_the_label(
 
 
 def test_declared_classes_keep_their_order_and_take_positions_or_names() -> None:
+    from datasets import Dataset
+
     table = Dataset.from_dict({"label": [1, 0, 1]})
     target = Classes.of(Splits(table, table, table, ("z", "a", "spare"), ""), PLAIN)
     assert target.classes == ("z", "a", "spare")
@@ -268,3 +270,15 @@ def test_numbers_that_are_none(train: Any, rest: Any, classes: Any, said: str) -
 def test_numbers_refuse_what_needs_classes(train: Train) -> None:
     with pytest.raises(RecipeError, match="no meaning for a regression task"):
         Numbers.of(splits([1.0, 2.0]), train)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        Classes(("a", "b"), class_weights=(1.0, 2.0)),
+        LabelSets(("a", "b"), multi_hot=True),
+        Numbers(1.5, 2.0, ("3", "4")),
+    ],
+)
+def test_a_target_kept_as_json_reads_back_equal(target: Any) -> None:
+    assert type(target)(**json.loads(json.dumps(asdict(target)))) == target
