@@ -41,8 +41,11 @@ def save(job: Job, folder: Folder) -> dict[str, Any] | None:
         return None
     network.module.eval()
     with torch.inference_mode():
-        logits = network.module(**first).float().cpu().numpy()
-    return gate.check(job, logits, folder.model)
+        # One at a time, as the fresh process does: sums over other batch sizes round otherwise.
+        count = len(next(iter(first.values())))
+        rows = [{k: v[i : i + 1] for k, v in first.items()} for i in range(count)]
+        logits = torch.cat([network.module(**row).float() for row in rows])
+    return gate.check(job, logits.cpu().numpy(), folder.model)
 
 
 def first_inputs(job: Job) -> dict[str, Tensor]:

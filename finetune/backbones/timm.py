@@ -301,9 +301,14 @@ class TimmNetwork:
     def save(self, folder: Path, classes: tuple[str, ...] | None) -> None:
         """Write config.json and model.safetensors as timm and transformers read them."""
         import torch
+        from timm.layers import use_fused_attn
         from timm.models import save_for_hf
 
+        # Back from what `tune_for` chose to what a fresh process will use.
         self.module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        for module in self.module.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = use_fused_attn()
         config = {"label_names": list(classes)} if classes else {}
         save_for_hf(
             self.module,
