@@ -101,5 +101,5 @@ def test_inputs_carry_the_name_of_the_forward_argument(tmp_path: Path) -> None:
 
 
 def test_an_unknown_interpolation_is_refused() -> None:
-    with pytest.raises(BackboneError, match="'bicubik' is none of .* Did you mean 'bicubic'"):
+    with pytest.raises(BackboneError, match=r"'bicubik' is none of .* Did you mean 'bicubic'"):
         ImageInputs((8, 8), MEAN, STD, "bicubik", 1.0, "center")

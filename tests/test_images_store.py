@@ -182,7 +182,7 @@ def test_a_limit_that_is_no_number_is_named(
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DataError, match="decoded images in .*FINETUNE_CACHE=PATH"):
+    with pytest.raises(DataError, match=r"decoded images in .*FINETUNE_CACHE=PATH"):
         store.open_images([cell(0)], SAME, tmp_path / "file")
 
 
@@ -196,7 +196,7 @@ def test_broken_images_are_found_in_the_one_pass_that_decodes(tmp_path: Path) ->
     images = store.open_images(usable, counted.rendering(), tmp_path)
     expected = np.random.default_rng(2).integers(0, 256, (6, 6, 3), np.uint8)
     assert (images.fetch(np.array([1]))[0] == expected).all()
-    with pytest.raises(UnreadableImages, match="'e.png'"):  # the names are those of today
+    with pytest.raises(UnreadableImages, match=r"'e\.png'"):  # the names are those of today
         store.open_images([cells[0], cells[1] | {"path": "e.png"}, *cells[2:]], SAME, tmp_path)
     with pytest.raises(UnreadableImages):
         store.open_images(cells, counted.rendering(), tmp_path)

@@ -79,8 +79,7 @@ def inside(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Return (pixels / 255 - mean) / std, float32, for pixels from 0 to 255."""
-    pixels = pixels.to(torch.float32, memory_format=torch.contiguous_format)
-    return pixels.div(255).sub_(mean).div_(std)
+    return pixels.contiguous().div(255).sub_(mean).div_(std)
 
 
 def flipped(images: Tensor, flip: Tensor) -> Tensor:
