@@ -19,6 +19,8 @@ recipe = Recipe(
             "num_heads": 3,
             "class_token": False,
             "global_pool": "avg",
+            # Images are seen whole; the name and licence of other weights are not ours.
+            "pretrained_cfg_overlay": {"crop_pct": 1.0, "tag": "cifar10", "license": None},
         },
     ),
     data=HubData(
