@@ -9,7 +9,7 @@ from finetune import Full, ImageClassification, ImageFolder, Recipe, Timm, Train
 recipe = Recipe(
     name="convnext-imagefolder",
     backbone=Timm(name="convnext_tiny.fb_in22k", drop_path=0.1),
-    data=ImageFolder("./photos"),
+    data=ImageFolder(path="./photos"),
     task=ImageClassification(),
     method=Full(layer_decay=0.8),
     train=Train(epochs=10, batch_size=32, lr=3e-4, label_smoothing=0.1),

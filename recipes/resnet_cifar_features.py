@@ -10,7 +10,7 @@ from finetune import FeatureExtraction, HubData, ImageClassification, Recipe, Ti
 recipe = Recipe(
     name="resnet-cifar-features",
     backbone=Timm(name="resnet50.a1_in1k"),
-    data=HubData("uoft-cs/cifar10", image="img", label="label", validation=0.1),
+    data=HubData(path="uoft-cs/cifar10", image="img", label="label", validation=0.1),
     task=ImageClassification(),
     method=FeatureExtraction(),
 )
