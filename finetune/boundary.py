@@ -31,8 +31,8 @@ from finetune.protocols import Array, Source
 from finetune.relay import ARGUMENT, Inputs, capture, filled, install, is_dense, is_deterministic
 
 LAYOUT = 1
-CHECKED = 4
-"""Samples on which a replayed forward is compared with the real one."""
+CHECKED = 8
+"""Samples on which a replayed forward is compared with the real one, and two epochs are."""
 
 
 def cached(
@@ -48,7 +48,8 @@ def cached(
 ) -> tuple[Source, str]:
     """Return a source of kept activations, or `source` itself, and a sentence that says which.
 
-    `source` must give the same inputs at every epoch. `module` is already prepared by its method;
+    `source` must give the same inputs at every epoch (no augmentation); that is for the caller to
+    know, and is checked on a few samples only. `module` is already prepared by its method;
     it is changed so that it takes the batches of the new source, and everything else as before.
     The cache is left out, with the reason, where the model has no single boundary, where the part
     below is random, or where the activations need more than `limit_bytes` (half the free disk).
@@ -62,11 +63,14 @@ def cached(
     ):
         return source, "Frozen activations are not kept: gradient checkpointing computes them anew."
 
-    def read(rows: Array) -> Inputs:
-        raw = source.read(rows, 0)
+    def read(rows: Array, epoch: int = 0) -> Inputs:
+        raw = source.read(rows, epoch)
         return source.finish({name: tensor.to(device) for name, tensor in raw.items()})
 
-    inputs = read(np.arange(min(CHECKED, len(source))))
+    first = np.arange(min(CHECKED, len(source)))
+    inputs, again = read(first), read(first, 1)
+    if not all(torch.equal(inputs[name], again[name]) for name in inputs):
+        return source, "Frozen activations are not kept: the inputs differ between epochs."
     with torch.no_grad(), autocast(device, precision):
         relay = install(module, inputs)
         if relay is None:

@@ -152,7 +152,7 @@ def test_the_file_is_read_back_by_the_next_run(tmp_path):
     first, _ = cached(module, source, tmp_path, KEY)
     module, source = prepared("vit_tiny_patch16_224")
     second, _ = cached(module, source, tmp_path, KEY)
-    assert source.reads == 1, "only the samples that find the boundary"
+    assert source.reads == 2, "only the samples that find the boundary"
     assert torch.equal(first.kept, second.kept)
     with torch.no_grad():
         module, source = prepared("vit_tiny_patch16_224")
@@ -188,7 +188,7 @@ def test_two_at_once_compute_once(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(reads for _, reads in found) == [1, 2]
+    assert sorted(reads for _, reads in found) == [2, 3]
     assert torch.equal(found[0][0].kept, found[1][0].kept)
 
 
@@ -245,6 +245,19 @@ def test_a_parameter_of_the_model_itself_has_no_place_in_the_order(tmp_path):
     module, source = prepared("vit_tiny_patch16_224")
     module.pos_embed.requires_grad_(True)
     refused(module, source, tmp_path, "no frozen boundary")
+
+
+class Flipped(Noise):
+    """Images that are another way round in every second epoch."""
+
+    def read(self, indices, epoch):
+        image = super().read(indices, epoch)["image"]
+        return {"image": image.flip(3) if epoch % 2 else image}
+
+
+def test_inputs_that_change_from_epoch_to_epoch_are_noticed(tmp_path):
+    module, _ = prepared("vit_tiny_patch16_224")
+    refused(module, Flipped(32), tmp_path, "the inputs differ between epochs")
 
 
 def test_gradient_checkpointing_goes_without(tmp_path):
