@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune import console
-from finetune.features import autocast
+from finetune.extraction import autocast
 from finetune.freezing import digest, still
 from finetune.protocols import Array, Source
 from finetune.relay import ARGUMENT, Inputs, capture, filled, install, is_dense, is_deterministic

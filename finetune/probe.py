@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from finetune import build, features
+from finetune import build, extraction
 from finetune.samples import Samples
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def fit(job: Job, device: torch.device, precision: str) -> dict[str, Any]:
     The strength of the penalty is chosen on validation. Returns the strengths that were tried.
     """
     plain = build.open_split(job.recipe, job.network, job.splits, "train", augmented=False)
-    head = features.linear_probe(
+    head = extraction.linear_probe(
         job.network,
         Samples(plain, job.samples["train"].targets),
         job.samples["validation"],

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from finetune.backbones import Timm
 from finetune.errors import TrainingError
-from finetune.features import extract, linear_probe
+from finetune.extraction import extract, linear_probe
 from finetune.linear_head import fit_head
 from finetune.samples import Samples
 from finetune.targets import Classes, LabelSets, Numbers
