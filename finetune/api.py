@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from finetune import console
-from finetune.folder import opened, stop_signals
+from finetune.folder import opened
 from finetune.recipe import Recipe
 from finetune.run import Run
 
@@ -29,9 +30,58 @@ def finetune(recipe: Recipe, output: str | Path | None = None) -> Run:
     return run
 
 
-def _train(recipe: Recipe, folder: Any) -> None:
-    from accelerate import Accelerator
+def evaluate(run: str | Path | Run, data: Any = None, overrides: Sequence[str] = ()) -> None:
+    """Measure a finished run again, on its own test split or on `data`, and print what was found.
 
+    Says whether the figures are those of the result to the last digit. `overrides` are further
+    `data.key=value`. Raises what `Run.load` and `Run.evaluate` do.
+    """
+    from finetune import evaluation
+
+    run = run if isinstance(run, Run) else Run.load(run)
+    evaluation.show(run, evaluation.measure(run, data, overrides))
+
+
+def predict(
+    run: str | Path | Run,
+    inputs: Any,
+    output: str | Path | None = None,
+    top_k: int | str = 5,
+    image: str | None = None,
+) -> None:
+    """Predict with a finished run and write a table file, or print the first answers.
+
+    `image` names the image column of a table. Raises DataError for inputs that are not there and
+    for an output that is; `Run.predict` returns what this writes.
+    """
+    from finetune import predictions
+
+    run = run if isinstance(run, Run) else Run.load(run)
+    predictions.run_command(run, inputs, output, top_k, image)
+
+
+def features(recipe: Recipe, output: str | Path) -> None:
+    """Write what the backbone makes of each row to a parquet file: split, row, label, features.
+
+    The pooled features are kept and read back as those of a run are. Raises DataError if the file
+    is there already, and what reading the data and building the backbone raise.
+    """
+    from finetune import feature_table
+
+    feature_table.write(recipe, output)
+
+
+def show(recipe: Recipe, origins: Mapping[str, str] | None = None) -> None:
+    """Print what a recipe would do, and where each value comes from; nothing is trained.
+
+    `origins` are those of `override.apply`; what is not in them is at its default.
+    """
+    from finetune import show
+
+    show.show(recipe, origins or {})
+
+
+def _train(recipe: Recipe, folder: Any) -> None:
     from finetune import build, environment, outcome, probe
     from finetune.freezing import Frozen
     from finetune.loop import Fit
@@ -39,19 +89,16 @@ def _train(recipe: Recipe, folder: Any) -> None:
     began = time.monotonic()
     environment.keep_freed_memory()
     precision = environment.precision(recipe.train.precision)
-    accelerator = Accelerator(
-        mixed_precision=precision, dynamo_backend="inductor" if recipe.train.compile else None
-    )
+    accelerator = environment.accelerator(precision, compiled=recipe.train.compile)
     job = build.job(recipe)
     for note in job.notes:
         folder.say(note)
     frozen = Frozen.of(job.module)
     training: dict[str, Any] = {}
-    with stop_signals(folder):
-        if job.method.probe:
-            training |= probe.fit(job, accelerator.device, precision)
-        if job.method.descends:
-            training |= Fit(job, folder, accelerator).run_all()
+    if job.method.probe:
+        training |= probe.fit(job, accelerator.device, precision)
+    if job.method.descends:
+        training |= Fit(job, folder, accelerator).run()
     frozen.check(job.module)
     result = outcome.describe(job, folder) | {"training": training}
     if accelerator.is_main_process:

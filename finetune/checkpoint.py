@@ -17,13 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from finetune.errors import RunError
 
 KEPT = 2
 MANIFEST = "manifest.json"
+STATE = "state.json"
+
+Tensors = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -35,74 +39,57 @@ class Checkpoint:
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Return the tensors saved under `name`, or an empty dict if there were none."""
-        path = self.file(name)
+        path = self.folder / f"{name}.safetensors"
         return load_file(path) if path.exists() else {}
-
-    def file(self, name: str) -> Path:
-        """Return the file that holds the tensors saved under `name`."""
-        return self.folder / f"{name}.safetensors"
 
 
 class Checkpoints:
-    """The checkpoints of one run, in `state/` of its folder."""
+    """The checkpoints of one run, in `state/` of its folder; one process writes them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def save(
-        self, step: int, tensors: Mapping[str, Mapping[str, Tensor] | Path], state: dict[str, Any]
-    ) -> Checkpoint:
-        """Write a checkpoint; a Path among `tensors` is an unchanged file, linked, not rewritten.
+    def save(self, step: int, tensors: Mapping[str, Tensors], state: dict[str, Any]) -> Checkpoint:
+        """Write the checkpoint of update `step`, and delete all but it and the one before.
 
         Raises RunError when the disk is full or not writable; older checkpoints then stay.
         """
-        aside = self.folder / f".writing-{step:09d}"
-        final = self.folder / f"step-{step:09d}"
+        aside, final = self.folder / ".writing", self.folder / f"step-{step:09d}"
         try:
             if aside.exists():
-                shutil.rmtree(aside)
+                shutil.rmtree(aside)  # of a process that was killed
             aside.mkdir(parents=True)
-            hashes = {}
-            for name, content in tensors.items():
-                path = aside / f"{name}.safetensors"
-                if isinstance(content, Path):
-                    _link(content, path)
-                elif content:
-                    _write(path, save({k: v.contiguous() for k, v in content.items()}))
-                else:
-                    continue
-                hashes[path.name] = _sha256(path)
-            _write(aside / "state.json", json.dumps(state).encode())
-            hashes["state.json"] = _sha256(aside / "state.json")
-            _write(aside / MANIFEST, json.dumps(hashes, indent=1).encode())
-            _flush(aside)
+            _fill(aside, tensors, state)
             if final.exists():
-                shutil.rmtree(final)
+                shutil.rmtree(final)  # damaged: training has come here from an earlier one
             aside.rename(final)
             _flush(self.folder)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             shutil.rmtree(aside, ignore_errors=True)
             raise RunError(
                 f"The checkpoint of update {step} could not be written to {self.folder}: "
-                f"{error.strerror}. Earlier checkpoints are kept: free some space or give another "
-                "output=DIR, then run the same command again."
+                f"{getattr(error, 'strerror', None) or error}. Earlier checkpoints are kept: free "
+                "some space or give another output=DIR, then run the same command again."
             ) from error
         if (reason := _damage(final)) is not None:
             raise RunError(
                 f"The checkpoint {final} does not read back as it was written ({reason}): the disk "
                 "may be failing. Earlier checkpoints are kept."
             )
-        for old in self._folders()[:-KEPT]:
-            shutil.rmtree(old)
+        folders = self._folders()
+        kept = [folder for folder in folders if folder.name <= final.name][-KEPT:]
+        for folder in folders:
+            if folder not in kept:
+                shutil.rmtree(folder)
         return Checkpoint(final, state)
 
     def latest(self) -> tuple[Checkpoint | None, list[str]]:
         """Return the newest complete checkpoint, and a sentence for each damaged one skipped."""
-        skipped = []
+        skipped: list[str] = []
         for folder in reversed(self._folders()):
             reason = _damage(folder)
             if reason is None:
-                state = json.loads((folder / "state.json").read_text("utf-8"))
+                state = json.loads((folder / STATE).read_text("utf-8"))
                 return Checkpoint(folder, state), skipped
             skipped.append(f"Checkpoint {folder.name} is damaged and was skipped: {reason}.")
         return None, skipped
@@ -113,47 +100,32 @@ class Checkpoints:
         return sorted(p for p in self.folder.iterdir() if re.fullmatch(r"step-\d{9}", p.name))
 
 
-def pack(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Split an optimizer's state dict into named tensors and a JSON value.
-
-    Raises RunError where the optimizer keeps something that is neither.
-    """
-    tensors, plain = {}, {}
-    for index, entries in state["state"].items():
-        for key, value in entries.items():
-            if isinstance(value, Tensor):
-                tensors[f"{index}.{key}"] = value
-            else:
-                plain[f"{index}.{key}"] = value
-    groups = {"state": plain, "param_groups": state["param_groups"]}
-    try:
-        json.dumps(groups)
-    except TypeError as error:
-        raise RunError(
-            f"This optimizer keeps state that cannot be saved without pickle ({error}): choose "
-            "another train.optimizer."
-        ) from error
-    return tensors, groups
-
-
-def unpack(tensors: Mapping[str, Tensor], groups: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the optimizer's state dict from what `pack` made of it."""
-    state: dict[int, dict[str, Any]] = {}
-    for name, value in {**tensors, **groups["state"]}.items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = value
-    return {"state": state, "param_groups": groups["param_groups"]}
+def _fill(folder: Path, tensors: Mapping[str, Tensors], state: dict[str, Any]) -> None:
+    """Write all files of a checkpoint, the manifest last, and wait until the disk has them."""
+    hashes = {}
+    for name, content in tensors.items():
+        if content:
+            path = folder / f"{name}.safetensors"
+            save_file({key: tensor.contiguous() for key, tensor in content.items()}, path)
+            hashes[path.name] = _sha256(path)
+    (folder / STATE).write_text(json.dumps(state), "utf-8")
+    hashes[STATE] = _sha256(folder / STATE)
+    (folder / MANIFEST).write_text(json.dumps(hashes, indent=1), "utf-8")
+    for path in (*folder.iterdir(), folder):
+        _flush(path)
 
 
 def _damage(folder: Path) -> str | None:
     """Return what is wrong with a checkpoint, or None."""
     try:
         hashes = json.loads((folder / MANIFEST).read_text("utf-8"))
-        for name, digest in hashes.items():
-            if _sha256(folder / name) != digest:
+        for name in {STATE, *hashes}:
+            if _sha256(folder / name) != hashes.get(name):
                 return f"{name} does not match its hash"
-    except (OSError, ValueError, AttributeError) as error:
-        return f"{type(error).__name__} in its files"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        return f"{MANIFEST} or a file that it names cannot be read ({error})"
     return None
 
 
@@ -162,23 +134,9 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _link(source: Path, path: Path) -> None:
-    try:
-        os.link(source, path)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, path)
-
-
-def _flush(folder: Path) -> None:
-    """Make the names in `folder` durable."""
-    handle = os.open(folder, os.O_RDONLY)
+def _flush(path: Path) -> None:
+    """Make the content of a file, or the names in a folder, durable."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
+import os
 import platform
 import resource
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from finetune.errors import RecipeError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 LIBRARIES = (
     "finetune", "torch", "torchvision", "timm", "transformers", "datasets", "accelerate",
@@ -36,8 +40,32 @@ def keep_freed_memory() -> None:
 
 
 def device() -> torch.device:
-    """Return the device that a run uses."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Return the kind of device that a run uses; `accelerate launch --cpu` leaves GPUs alone."""
+    barred = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "y", "on")
+    return torch.device("cuda" if torch.cuda.is_available() and not barred else "cpu")
+
+
+def accelerator(precision: str, *, compiled: bool = False) -> Accelerator:
+    """Return Accelerate's hold on devices and processes for one run, in that precision."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    # It is process-wide, and refuses other settings for the second run of a script.
+    AcceleratorState._reset_state()
+    return Accelerator(
+        mixed_precision=precision,
+        # Without it, several processes on a machine without a GPU would not know of each other.
+        cpu=device().type == "cpu",
+        dynamo_backend="inductor" if compiled else "no",
+    )
+
+
+def wait_for_everyone() -> None:
+    """Return when every process of this run has come here."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+
+        PartialState(cpu=device().type == "cpu").wait_for_everyone()
 
 
 def precision(asked: str) -> str:
@@ -57,15 +85,15 @@ def precision(asked: str) -> str:
 
 def has_fast_bf16() -> bool:
     """Return whether matrix products in bfloat16 are quicker here than in float32."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device().type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def peak_memory() -> int:
     """Return the most memory this process has held, in bytes: on the GPU if there is one."""
-    if torch.cuda.is_available():
+    if device().type == "cuda":
         return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

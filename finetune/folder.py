@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from finetune import console
+from safetensors import SafetensorError
+
+from finetune import console, environment
 from finetune.checkpoint import Checkpoints
-from finetune.errors import RecipeError, RunError
+from finetune.errors import Interrupted, RecipeError, RunError
 from finetune.recipe import Recipe, difference
 
 
@@ -24,8 +26,9 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = Checkpoints(path / "state")
-        self.stop_asked = False
         self.sentences: list[str] = []
+        self.stop_asked = False
+        self.stop_can_wait = False
 
     @property
     def log_path(self) -> Path:
@@ -48,19 +51,31 @@ class Folder:
             with self.log_path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(facts) + "\n")
 
-    @property
-    def log_bytes(self) -> int:
-        """Length of the log in bytes, which a checkpoint keeps."""
-        return self.log_path.stat().st_size if self.log_path.exists() else 0
+    def flushed_log(self) -> int:
+        """Wait until the disk has the log, and return its length in bytes for a checkpoint."""
+        with self.log_path.open("ab") as file:
+            os.fsync(file.fileno())
+            return file.tell()
 
-    def truncate_log(self, size: int) -> None:
+    def cut_log(self, size: int) -> None:
         """Forget the lines after `size` bytes: they will be written again."""
         if console.is_main() and self.log_path.exists():
-            os.truncate(self.log_path, size)
+            os.truncate(self.log_path, min(size, self.log_path.stat().st_size))
 
     def finished(self) -> bool:
         """Whether the run has its result."""
         return (self.path / "result.json").is_file()
+
+    @contextmanager
+    def stops_between_updates(self) -> Iterator[None]:
+        """Let a request to stop wait until the loop meets it; elsewhere it acts at once."""
+        self.stop_can_wait = True
+        try:
+            yield
+        finally:
+            self.stop_can_wait = False
+        if self.stop_asked:
+            raise KeyboardInterrupt
 
 
 def write(path: Path, text: str) -> None:
@@ -82,13 +97,24 @@ def write_json(path: Path, value: Any) -> None:
 def opened(path: Path, recipe: Recipe) -> Iterator[Folder]:
     """Open a run folder for writing: new, to be resumed, or to be extended by more epochs.
 
-    Raises RunError if it is not writable, if another run holds it, or if it belongs to another
-    recipe; in the last case the message shows the difference.
+    Raises RunError if it is not writable or full, if another run holds it, or if it belongs to
+    another recipe, with the difference; Interrupted on SIGTERM or Ctrl-C.
     """
     folder = Folder(path)
-    if not console.is_main():
-        yield folder
-        return
+    with _stoppable(folder), _told_if_full(path):
+        if not console.is_main():
+            environment.wait_for_everyone()
+            yield folder
+            return
+        with _locked(path):
+            _match(folder, recipe)
+            environment.wait_for_everyone()  # the others must not see what was there before
+            yield folder
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Make the folder and hold it; the system lets go of it however this process ends."""
     from filelock import FileLock, Timeout
 
     try:
@@ -106,40 +132,45 @@ def opened(path: Path, recipe: Recipe) -> Iterator[Folder]:
             "output=DIR."
         ) from error
     try:
-        _match(folder, recipe)
-        yield folder
+        yield
     finally:
         lock.release()
 
 
 def _match(folder: Folder, recipe: Recipe) -> None:
     """Check that the folder is new or belongs to this recipe; note the recipe in it."""
-    saved = folder.path / "recipe.yaml"
-    text = _text(recipe)
-    if saved.exists() and saved.read_text("utf-8").startswith(SCRIPT):
-        if saved.read_text("utf-8") != text:
-            raise RunError(
-                f"{folder.path} holds a run of another recipe, made in a script. Give another "
-                "output=DIR, or leave output= out to get a folder of its own."
-            )
-    elif saved.exists():
-        earlier = Recipe.from_yaml(saved.read_text("utf-8"))
-        extended = earlier.train.model_copy(update={"epochs": recipe.train.epochs})
-        longer = recipe.train.epochs > earlier.train.epochs
-        if longer and earlier.model_copy(update={"train": extended}) == recipe:
-            (folder.path / "result.json").unlink(missing_ok=True)
-        elif changes := difference(earlier, recipe):
-            raise RunError(
-                f"{folder.path} holds a run of another recipe:\n"
-                + "\n".join(f"  {line}" for line in changes)
-                + "\nGive another output=DIR, or leave output= out to get a folder of its own."
-            )
-    elif foreign := [p.name for p in folder.path.iterdir() if p.name != ".lock"]:
+    saved, text = folder.path / "recipe.yaml", _text(recipe)
+    # A kill may have come before the recipe stood there.
+    ours = {".lock", f".{saved.name}.writing"}
+    if saved.exists():
+        _compare(folder, saved.read_text("utf-8"), recipe)
+    elif foreign := sorted({p.name for p in folder.path.iterdir()} - ours):
         raise RunError(
             f"{folder.path} is not empty and is no run folder (it holds {foreign[0]!r}); nothing "
             "in it was touched. Give another output=DIR."
         )
     write(saved, text)
+
+
+def _compare(folder: Folder, text: str, recipe: Recipe) -> None:
+    """Raise RunError unless the saved recipe is this one, or this one with fewer epochs."""
+    advice = "Give another output=DIR, or leave output= out to get a folder of its own."
+    if text.startswith(SCRIPT) or _text(recipe).startswith(SCRIPT):
+        if text != _text(recipe):
+            raise RunError(
+                f"{folder.path} holds a run of another recipe, one of them made in a script, so "
+                f"that what differs cannot be shown. {advice}"
+            )
+        return
+    earlier = Recipe.from_yaml(text)
+    epochs = recipe.train.epochs
+    extended = earlier.train.model_copy(update={"epochs": epochs})
+    longer = epochs > earlier.train.epochs
+    if longer and earlier.model_copy(update={"train": extended}) == recipe:
+        (folder.path / "result.json").unlink(missing_ok=True)
+    elif changes := difference(earlier, recipe):
+        lines = "\n".join(f"  {line}" for line in changes)
+        raise RunError(f"{folder.path} holds a run of another recipe:\n{lines}\n{advice}")
 
 
 SCRIPT = "# This recipe holds objects that only its script can make; digest "
@@ -154,20 +185,42 @@ def _text(recipe: Recipe) -> str:
 
 
 @contextmanager
-def stop_signals(folder: Folder) -> Iterator[None]:
-    """Turn SIGTERM and Ctrl-C into a request that the loop meets before its next update."""
+def _stoppable(folder: Folder) -> Iterator[None]:
+    """Turn SIGTERM and Ctrl-C into Interrupted, at once or when the loop meets the request."""
     if threading.current_thread() is not threading.main_thread():
         yield  # Python takes signals in the main thread alone
         return
 
-    def ask(number: int, _: Any) -> None:
-        if folder.stop_asked and number == signal.SIGINT:
-            sys.exit(130)  # asked twice: go now, the last checkpoint stays
+    def ask(*_: Any) -> None:
+        if folder.stop_asked or not folder.stop_can_wait:
+            raise KeyboardInterrupt  # asked twice: go now, the last checkpoint stays
         folder.stop_asked = True
 
     previous = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "Stopped. Nothing that was saved is lost: run the same command again to go on."
+        ) from None
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def _told_if_full(path: Path) -> Iterator[None]:
+    """Turn the errors of a full disk, whichever file met it, into RunError."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        told = [f"(os error {number})" in str(error) for number in NO_ROOM]
+        if not any(told) and getattr(error, "errno", None) not in NO_ROOM:
+            raise
+        raise RunError(
+            f"The disk is full: {error}. What {path} held is kept: free some space, then run the "
+            "same command again."
+        ) from error

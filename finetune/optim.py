@@ -38,13 +38,14 @@ def build(module: nn.Module, train: Train, scales: dict[str, float]) -> torch.op
     if cls is torch.optim.SGD:
         args.setdefault("momentum", 0.9)
     try:
-        return cls(parameters, lr=train.lr, **args)
+        optimizer: torch.optim.Optimizer = cls(parameters, lr=train.lr, **args)
     except (TypeError, ValueError) as error:
         allowed = ", ".join(inspect.signature(cls).parameters)
         raise RecipeError(
             f"train.optimizer={train.optimizer} does not take train.optimizer_args="
             f"{dict(train.optimizer_args)}: {error}. Its arguments: {allowed}."
         ) from error
+    return optimizer
 
 
 def optimizer_class(name: str) -> Any:
@@ -54,7 +55,9 @@ def optimizer_class(name: str) -> Any:
         for key, value in vars(torch.optim).items()
         if isinstance(value, type) and issubclass(value, torch.optim.Optimizer)
     }
-    native.pop("optimizer", None)
+    # The base class; one that needs sparse gradients, one that needs a closure.
+    for useless in ("optimizer", "sparseadam", "lbfgs"):
+        native.pop(useless, None)
     wanted = name.lower()
     if wanted in ("adamw", "sgd"):
         return native[wanted]
@@ -86,7 +89,7 @@ def rate(train: Train, update: int, updates: int) -> float:
     return 1.0
 
 
-def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the learning rate of every group from the head's."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["scale"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 import torch
 
+from finetune.errors import RecipeError
 from finetune.protocols import Array, Batch, Source
 
 T = TypeVar("T")
@@ -44,10 +46,17 @@ class Samples:
 def order(targets: Array, sampling: str, seed: int, epoch: int) -> Array:
     """Return the sample indices of one epoch, int64: a pure function of the arguments.
 
-    `balanced` draws as many samples, with replacement, every class equally often in expectation.
+    `balanced` draws as many samples, with replacement, every class equally often in expectation;
+    it raises RecipeError where a sample is not of exactly one class.
     """
     random = np.random.Generator(np.random.Philox(key=[seed, epoch]))
     if sampling == "balanced":
+        if targets.ndim != 1:
+            raise RecipeError(
+                "train.sampling=balanced needs samples of exactly one class each, and this task "
+                "has others. Allowed here: shuffled. For rare labels there is "
+                "train.class_weights=balanced."
+            )
         _, position, counts = np.unique(targets, return_inverse=True, return_counts=True)
         chance = 1.0 / counts[position]
         return random.choice(len(targets), len(targets), p=chance / chance.sum())
@@ -59,11 +68,11 @@ def ahead(read: Callable[[T], R], items: Iterable[T], depth: int) -> Iterator[R]
     if depth == 0:
         yield from map(read, items)
         return
+    waiting: deque[Future[R]] = deque()
     with ThreadPoolExecutor(1) as pool:
-        waiting = []
         for item in items:
             waiting.append(pool.submit(read, item))
             if len(waiting) > depth:
-                yield waiting.pop(0).result()
-        for future in waiting:
-            yield future.result()
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
