@@ -21,8 +21,16 @@ DOORS = {
     "datasets": ("finetune.data", "finetune.metrics"),  # metrics: the types that evaluate asks for
     "peft": ("finetune.methods.lora",),
     "evaluate": ("finetune.metrics",),
-    # metrics: a script of the hub at its pinned revision
-    "huggingface_hub": ("finetune.hub", "finetune.data", "finetune.backbones", "finetune.metrics"),
+    # card: the front matter; metrics: a script of the hub at its pinned revision
+    "huggingface_hub": (
+        "finetune.hub",
+        "finetune.card",
+        "finetune.data",
+        "finetune.backbones",
+        "finetune.metrics",
+    ),
+    "jinja2": ("finetune.report",),
+    "matplotlib": ("finetune.report",),
     "torchvision": ("finetune.images",),
     "yaml": ("finetune.plain_yaml", "finetune.data.card"),
     "pickle": (),

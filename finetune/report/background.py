@@ -1,0 +1,111 @@
+"""What a run started from and took: the data, the cost, the machine, the recipe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from finetune import wording
+from finetune.protocols import SPLITS
+from finetune.report.page import Block, Code, Facts, Section, Sentences, Table
+
+if TYPE_CHECKING:
+    from finetune.job import Job
+
+MOST = 1000
+"""Classes listed."""
+
+
+def data(job: Job, result: Mapping[str, Any]) -> Section:
+    """Return the rows of each split and class, and what was said about the data."""
+    source, skipped = result["data"]["source"], result["data"].get("skipped", {})
+    facts = {
+        "data": source.get("id") or source.get("name") or "not named",
+        "revision": source.get("revision") or "",
+        "licence": source.get("license") or "not stated",
+        "fingerprint": str(result["data"]["fingerprint"])[:16],
+    }
+    blocks: list[Block] = [
+        Facts({name: wording.label(fact) for name, fact in facts.items() if fact})
+    ]
+    rows = {split: result["data"]["rows"].get(split, 0) for split in SPLITS}
+    table = [["rows", *(f"{rows[split]:,}" for split in SPLITS)]]
+    if any(skipped.values()):
+        table.append(["left out: unreadable", *(f"{skipped.get(s, 0):,}" for s in SPLITS)])
+    if job.target.classes is None:
+        values = {s: np.asarray(job.samples[s].targets, np.float64) for s in SPLITS}
+        for name, function in (("least", np.min), ("mean", np.mean), ("largest", np.max)):
+            table.append([name, *(f"{float(function(values[s])):.4g}" for s in SPLITS)])
+    blocks.append(Table(["", *SPLITS], table, wide=False))
+    if job.target.classes is not None:
+        blocks.append(_classes(job))
+    if result.get("notes"):
+        blocks.append(Sentences(result["notes"]))
+    return Section("Data", blocks)
+
+
+def _classes(job: Job) -> Table:
+    classes = job.target.classes or ()
+    counts = {}
+    for split in SPLITS:
+        targets = job.samples[split].targets
+        many = targets.ndim > 1
+        counts[split] = targets.sum(0) if many else np.bincount(targets, minlength=len(classes))
+    rows = [
+        [wording.label(name), *(f"{int(counts[split][i]):,}" for split in SPLITS)]
+        for i, name in enumerate(classes[:MOST])
+    ]
+    more = f", the first {MOST:,} of them" if len(classes) > MOST else ""
+    return Table(["class", *SPLITS], rows, fold=f"Rows of each of {len(classes):,} classes{more}")
+
+
+def run(path: Path, result: Mapping[str, Any]) -> list[Section]:
+    """Return what the run took, where it ran, and the recipe that repeats it."""
+    blocks: list[Block] = [Facts(_cost(result), "Cost")]
+    if surroundings := _json(path / "environment.json"):
+        blocks.append(Facts(_environment(surroundings), "Environment"))
+    sections = [Section("The run", blocks)]
+    recipe = path / "recipe.yaml"
+    if recipe.is_file():
+        lead = "As it was resolved; `finetune finetune recipe=recipe.yaml` runs it again."
+        sections.append(Section("Recipe", [Code(recipe.read_text("utf-8"))], lead))
+    return sections
+
+
+def _cost(result: Mapping[str, Any]) -> dict[str, str]:
+    training, cost, parameters = result["training"], result["cost"], result["parameters"]
+    facts = {"whole run": wording.duration(cost["seconds"])}
+    if "seconds" in training:
+        facts["of it training"] = wording.duration(training["seconds"])
+    facts["peak memory"] = wording.size(cost["peak_memory_bytes"])
+    facts["parameters trained"] = f"{parameters['trainable_parameters']:,}"
+    facts["parameters in all"] = f"{parameters['total_parameters']:,}"
+    for look in result.get("looks_at_test", ()):
+        said = f"{look['n']:,} rows in {look['precision']}, batches of {look['batch_size']}"
+        facts[f"look at the test split, {look['time']}"] = said
+    if gate := result.get("round_trip"):
+        for library, gap in gate["largest_difference"].items():
+            said = f"logits differ by at most {gap:.1e}"
+            facts[f"reloaded by {library}"] = said
+    return facts
+
+
+def _environment(surroundings: Mapping[str, Any]) -> dict[str, str]:
+    facts = {
+        "Python": str(surroundings.get("python", "")),
+        "system": f"{surroundings.get('system', '')} {surroundings.get('processor', '')}".strip(),
+        "threads": str(surroundings.get("threads", "")),
+        "GPU": ", ".join(surroundings.get("gpus", ())) or "none",
+        **{str(k): str(v) for k, v in surroundings.get("versions", {}).items()},
+        "commit": str(surroundings.get("git_commit") or "")[:12],
+    }
+    return {name: wording.label(fact) for name, fact in facts.items() if fact}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return content if isinstance(content, dict) else {}

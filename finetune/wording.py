@@ -1,0 +1,164 @@
+"""How figures and names are written for people: in the terminal, the report and the card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetune.images.decode import escaped
+
+NAMES = {
+    "accuracy": "Accuracy",
+    "top5_accuracy": "Top-5 accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "subset_accuracy": "All labels right",
+    "macro_f1": "Macro F1",
+    "micro_f1": "Micro F1",
+    "auroc": "AUROC",
+    "macro_auroc": "Macro AUROC",
+    "macro_average_precision": "Mean average precision",
+    "log_loss": "Log loss",
+    "ece": "Calibration error (ECE)",
+    "brier": "Brier score",
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "r2": "R²",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+}
+BASELINES = {
+    "majority": "always the most frequent answer",
+    "mean": "always the training mean",
+}
+"""What the baselines are, in words."""
+
+METHODS = {
+    "full": "full fine-tuning",
+    "lora": "LoRA",
+    "features": "feature extraction",
+    "norm-bias": "norm and bias tuning",
+}
+
+UNKNOWN = "\N{EN DASH}"
+"""Written where a figure is not defined."""
+
+
+def metric(name: str) -> str:
+    """Return the name of a metric as it is written; the sign of the choosing one is dropped."""
+    plain = name.lstrip("-")
+    return NAMES.get(plain) or label(plain.replace("_", " ").capitalize(), 60)
+
+
+def label(name: object, longest: int = 80) -> str:
+    """Return a name from the data on one line, what is not printable as escapes, and not long."""
+    text = escaped(str(name)) or "(empty)"
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def method(kind: str) -> str:
+    """Return a method's kind in words."""
+    return METHODS.get(kind, kind)
+
+
+def baseline(name: str) -> str:
+    """Return a baseline with what it does: `mean (always the training mean)`."""
+    return f"{label(name)} ({BASELINES[name]})" if name in BASELINES else label(name)
+
+
+def is_percent(name: str) -> bool:
+    """Return whether a metric is written in percent."""
+    return name.endswith("accuracy")
+
+
+def value(name: str, number: Any) -> str:
+    """Return a metric's value as text: `97.2 %`, `0.134`."""
+    if not isinstance(number, (int, float)):
+        return UNKNOWN
+    if is_percent(name):
+        return f"{100 * number:.1f} %"
+    return f"{round(number, 3) + 0.0:.3f}" if abs(number) < 10 else f"{number:.4g}"
+
+
+def interval(name: str, figure: Mapping[str, Any]) -> str:
+    """Return the bounds of a figure without a unit: `95.1 to 98.4`; empty if there are none."""
+    bounds = [figure.get("low"), figure.get("high")]
+    if None in bounds:
+        return ""
+    return " to ".join(value(name, bound).removesuffix(" %") for bound in bounds)
+
+
+def difference(name: str, figure: Mapping[str, Any]) -> str:
+    """Return a difference with its interval: `+86.1 points (83.0 to 89.2)`."""
+    if figure.get("value") is None:
+        return ""
+    scale, digits, unit = (100, 1, " points") if is_percent(name) else (1, 3, "")
+    low, high = figure.get("low"), figure.get("high")
+    bounds = (
+        f" ({scale * low:+.{digits}f} to {scale * high:+.{digits}f})"
+        if low is not None and high is not None
+        else ""
+    )
+    return f"{scale * figure['value']:+.{digits}f}{unit}{bounds}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as text: `48 s`, `3 min 20 s`, `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def size(number: float) -> str:
+    """Return bytes as text: `812 MB`, `1.2 GB`, in powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000 or unit == "GB":
+            break
+        number /= 1000
+    return f"{number:.3g} {unit}" if number < 100 else f"{number:.0f} {unit}"
+
+
+def count(number: float) -> str:
+    """Return a large count as text: `950`, `12.4 k`, `2.7 M`."""
+    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e4)):
+        if number >= scale:
+            return f"{number / (1e3 if unit == 'k' else scale):.3g} {unit}"
+    return f"{number:.0f}"
+
+
+def clearly_better(metric_name: str, model: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether the model beats a baseline beyond chance, in the metric that chooses.
+
+    `model` and `other` are scores on the same samples. The paired difference decides where
+    `other` holds it, else intervals that do not meet.
+    """
+    name, sign = metric_name.lstrip("-"), -1 if metric_name.startswith("-") else 1
+    gap = other.get("difference") or {}
+    if gap.get("value") is not None:
+        bound = gap["low"] if sign > 0 else gap["high"]
+        return bound is not None and sign * bound > 0
+    ours, theirs = model.get(name, {}), other.get(name, {})
+    worst, best = ("low", "high") if sign > 0 else ("high", "low")
+    bounds = ours.get(worst), theirs.get(best)
+    if bounds[0] is None or bounds[1] is None:
+        return False
+    return bool(sign * bounds[0] > sign * bounds[1])
+
+
+def verdict(result: Mapping[str, Any]) -> str:
+    """Return a plain sentence if the model is not clearly better than a baseline, else nothing."""
+    name = result["metric"].lstrip("-")
+    for known, scores in result.get("baselines", {}).items():
+        if name not in scores or clearly_better(result["metric"], result["test"], scores):
+            continue
+        gap = scores.get("difference") or {}
+        by = f", difference {difference(name, gap)}" if gap.get("value") is not None else ""
+        return (
+            f"Not clearly better than the baseline {baseline(known)}: "
+            f"{metric(name)} {value(name, result['test'][name]['value'])} against "
+            f"{value(name, scores[name]['value'])}{by}. On this evidence, fine-tuning has not "
+            "paid off yet."
+        )
+    return ""
