@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -44,43 +45,53 @@ def job(recipe: Recipe) -> Job:
     network = recipe.backbone.build(target.num_outputs, target.classes)
     device = environment.device()
     choices = [f"precision {precision}", *network.tune_for(device, precision)]
-    sources, splits, skipped = open_splits(recipe, network, splits)
+    sources, splits, left_out = open_splits(recipe, network, splits)
+    skipped: dict[str, int] = {split: len(rows) for split, rows in left_out.items()}
     samples = {split: Samples(sources[split], target.encode(splits[split])) for split in SPLITS}
     module = recipe.method.prepare(network)
     if train.gradient_checkpointing:
         network.checkpoint_activations()
     notes = [
         *splits.notes,
-        *(f"{n} unreadable inputs were left out of the {split} split." for split, n in skipped.items()),
+        *(
+            f"{n} unreadable inputs were left out of the {split} split."
+            for split, n in skipped.items()
+        ),
         f"Chosen for this machine ({device.type}): {', '.join(choices)}.",
     ]
     return Job(recipe, splits, target, network, module, samples, skipped, notes)
 
 
 def open_splits(
-    recipe: Recipe, network: Network, splits: Splits
-) -> tuple[dict[Split, Source], Splits, dict[str, int]]:
-    """Return the sources of all splits, the splits without unreadable rows, and their numbers.
+    recipe: Recipe,
+    network: Network,
+    splits: Splits,
+    names: Sequence[Split] = SPLITS,
+    *,
+    augmented: bool = True,
+) -> tuple[dict[Split, Source], Splits, dict[Split, set[int]]]:
+    """Return the sources of splits, the splits without unreadable rows, and which rows those were.
 
     Raises UnreadableImages, naming all of them in all splits, unless `data.on_error` is "skip".
     """
     sources: dict[Split, Source] = {}
     failures = []
-    skipped: dict[str, int] = {}
-    for split in SPLITS:
+    skipped: dict[Split, set[int]] = {}
+    for split in names:
         try:
-            sources[split] = open_split(recipe, network, splits, split)
+            sources[split] = open_split(recipe, network, splits, split, augmented=augmented)
         except UnreadableImages as error:
             broken = {failure.row for failure in error.failures}
             failures += [f._replace(name=f"{f.name} ({split})") for f in error.failures]
             table = splits[split]
             kept = table.select([row for row in range(len(table)) if row not in broken])
-            splits = replace(splits, **{split: kept})
-            skipped[split] = len(broken)
+            changed: dict[str, Any] = {split: kept}
+            splits = replace(splits, **changed)
+            skipped[split] = broken
     if failures and getattr(recipe.data, "on_error", "raise") == "raise":
         raise UnreadableImages(failures)
     for split in skipped:
-        sources[split] = open_split(recipe, network, splits, split)
+        sources[split] = open_split(recipe, network, splits, split, augmented=augmented)
     return sources, splits, skipped
 
 

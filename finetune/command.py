@@ -28,8 +28,8 @@ class Command:
     """Its own keys and what each is; a key with a leading `*` must be given."""
     examples: tuple[str, ...]
     call: Callable[[Values, list[str]], None]
-    overrides: bool = False
-    """Whether further `key=value` change the recipe."""
+    overrides: str = ""
+    """What further `key=value` may set; nothing if empty."""
 
     @property
     def names(self) -> dict[str, bool]:
@@ -62,7 +62,7 @@ def _show(own: Values, rest: list[str]) -> None:
 def _evaluate(own: Values, rest: list[str]) -> None:
     from finetune import api
 
-    api.evaluate(**own)
+    api.evaluate(own["run"], own.get("data"), rest)
 
 
 def _predict(own: Values, rest: list[str]) -> None:
@@ -103,6 +103,10 @@ _RECIPE = {
     "*recipe": "a shipped name, a .py or .yaml file, or a run folder",
 }
 
+_ANY_KEY = """\
+Any key of the recipe can be set: train.epochs=1, method=lora method.rank=16,
+backbone=resnet50.a1_in1k, data=./photos. `finetune show` prints them all."""
+
 COMMANDS = {
     "finetune": Command(
         "Fine-tune a pretrained model as a recipe says, and test the result.",
@@ -114,7 +118,7 @@ COMMANDS = {
             "accelerate launch cli.py finetune recipe=vit-cifar",
         ),
         _finetune,
-        overrides=True,
+        overrides=_ANY_KEY,
     ),
     "evaluate": Command(
         "Measure a finished run again, on its own test split or on other data.",
@@ -122,18 +126,25 @@ COMMANDS = {
         (
             "finetune evaluate run=runs/photos",
             "finetune evaluate run=runs/photos data=./more_photos",
+            "finetune evaluate run=runs/photos data=new.csv data.label=species",
         ),
         _evaluate,
+        overrides="""\
+Any key of the data can be set: data.label=species, data.test='train[:100]'. Of other
+data the test split counts; where it has one split only, all its rows do.""",
     ),
     "predict": Command(
         "Predict with a finished run.",
         {
             "*run": "run folder",
-            "*inputs": "an image, a folder, a pattern such as 'photos/*.jpg', or a table",
+            "*inputs": "an image, a folder, a pattern, a table, or a .txt file of paths",
             "output": "a .csv, .jsonl or .parquet file; the terminal if not given",
+            "top_k": "how many of the likeliest classes are told; 5 if not given",
+            "image": "the column of a table that holds the images; found if not given",
         },
         (
             "finetune predict run=runs/photos inputs=cat.jpg",
+            "finetune predict run=runs/photos inputs='photos/*.jpg' top_k=3",
             "finetune predict run=runs/photos inputs=./new_photos output=labels.csv",
         ),
         _predict,
@@ -143,7 +154,7 @@ COMMANDS = {
         {**_RECIPE, "*output": "a .parquet file"},
         ("finetune features recipe=resnet-cifar-features data=./photos output=features.parquet",),
         _features,
-        overrides=True,
+        overrides=_ANY_KEY,
     ),
     "recipes": Command("List the shipped recipes.", {}, ("finetune recipes",), _recipes),
     "show": Command(
@@ -154,7 +165,7 @@ COMMANDS = {
             "finetune show recipe=vit-cifar method=lora train.batch_size=64",
         ),
         _show,
-        overrides=True,
+        overrides=_ANY_KEY,
     ),
     "schema": Command(
         "Print the JSON schema of a recipe.", {}, ("finetune schema > recipe.schema.json",), _schema
@@ -183,18 +194,14 @@ def usage(name: str) -> str:
     """Return the help of one sub-command."""
     command = COMMANDS[name]
     words = [f"{k}=..." if must else f"[{k}=...]" for k, must in command.names.items()]
-    words += ["[key=value ...]"] * command.overrides
+    words += ["[key=value ...]"] * bool(command.overrides)
     lines = [command.story, "", " ".join(["usage: finetune", name, *words])]
     if command.keys:
         width = max(map(len, command.names))
         told = zip(command.names, command.keys.values(), strict=True)
         lines += ["", *(f"  {key:<{width}}  {what}" for key, what in told)]
     if command.overrides:
-        lines += [
-            "",
-            "Any key of the recipe can be set: train.epochs=1, method=lora method.rank=16,",
-            "backbone=resnet50.a1_in1k, data=./photos. `finetune show` prints them all.",
-        ]
+        lines += ["", command.overrides]
     return "\n".join([*lines, "", "examples:", *(f"  {line}" for line in command.examples)])
 
 

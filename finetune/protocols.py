@@ -115,7 +115,10 @@ class Source(Protocol):
 class Inputs(Protocol):
     """How a backbone wants its rows: the preprocessing that its weights were trained with."""
 
-    columns: tuple[str, ...]
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The canonical columns that it reads."""
+        ...
 
     def source(
         self, table: Table, cache: Path, *, augmentation: Any = None, seed: int = 0
@@ -123,12 +126,31 @@ class Inputs(Protocol):
         """Return training inputs if `augmentation` is given, else the native evaluation ones."""
         ...
 
+    def read(self, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Tensor], dict[int, str]]:
+        """Return raw native inputs of the rows that can be used, and why the others cannot be.
+
+        Nothing is kept on disk; the reasons are by position. `finish` makes inputs of the raw ones.
+        """
+        ...
+
+    def finish(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what the module's forward takes, on the device where `raw` is."""
+        ...
+
+    def blank(self, batch_size: int) -> dict[str, Tensor]:
+        """Return inputs of the right names and shapes that mean nothing, for what counts sizes."""
+        ...
+
 
 class Network(Protocol):
     """A model built for a task: `module(**inputs)` gives outputs of shape (batch, outputs)."""
 
     module: nn.Module
-    inputs: Inputs
+
+    @property
+    def inputs(self) -> Inputs:
+        """How it wants its rows."""
+        ...
 
     def layers(self) -> list[list[str]]:
         """Return the parameter names in order from the input to the head, the head last."""
@@ -301,4 +323,8 @@ class Task(Protocol):
 
     def recall(self, saved: Mapping[str, Any]) -> Target:
         """Return the target of a finished run from what its result says of it."""
+        ...
+
+    def answers(self, target: Target, predictions: Array, top_k: int) -> list[dict[str, Any]]:
+        """Return what is told of each row, in the task's natural form: plain values by name."""
         ...

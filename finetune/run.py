@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,6 +64,28 @@ class Run:
         target = self.target()
         saved = self.recipe.backbone.saved(self.model)
         return saved.build(target.num_outputs, target.classes)
+
+    def predict(self, inputs: Any, top_k: int = 5) -> list[dict[str, Any]]:
+        """Return one dict for each input, in order, with "input", "error" and what the task tells.
+
+        For classification that is "label", "probability" and "top", the `top_k` likeliest; for
+        multi-label "labels" and "top"; for regression "value". `inputs` is a path or pattern as for
+        `finetune predict`, or paths, the bytes of files, or Pillow images. What cannot be read gets
+        its reason as "error"; DataError is raised where a path or pattern leads to nothing.
+        """
+        from finetune import predictions
+
+        return list(predictions.answers(self, predictions.rows_of(self, inputs), top_k))
+
+    def evaluate(self, data: Any = None) -> dict[str, Any]:
+        """Return the metrics with intervals on the test split, or on other data, and record a look.
+
+        `data` is what `data=` takes, or a data object; where it has one split only, all its rows
+        count. Raises DataError for rows that cannot be used.
+        """
+        from finetune import evaluation
+
+        return evaluation.measure(self, data).scores
 
     def show(self) -> None:
         """Print the result as a table."""

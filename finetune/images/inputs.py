@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune.errors import BackboneError, nearest
 from finetune.images.augmentation import Augmentation
 from finetune.protocols import Source, Table
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from finetune.images.geometry import Geometry
     from finetune.images.render import Failure
 
@@ -61,6 +64,28 @@ class ImageInputs:
         if augmentation is None:
             return sources.evaluation(self, cells, cache)
         return sources.training(self, cells, cache, augmentation, seed)
+
+    def read(self, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Tensor], dict[int, str]]:
+        """Return the uint8 images of these rows after the native crop, (usable, 3, height, width),
+        and by position the reasons why others cannot be used. Nothing is kept on disk.
+
+        A cell may also be a Pillow image.
+        """
+        from finetune.images import sources
+
+        return sources.read(self, [row[self.columns[0]] for row in rows])
+
+    def finish(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return normalised float32 images under the name that the model's forward uses."""
+        from finetune.images import sources
+
+        return sources.finish(self, raw)
+
+    def blank(self, batch_size: int) -> dict[str, Tensor]:
+        """Return black images, (batch_size, 3, height, width), for what counts sizes."""
+        import torch
+
+        return {self.forward_argument: torch.zeros(batch_size, 3, *self.size)}
 
     def check(self, table: Table) -> list[Failure]:
         """Return row, file name and reason of every image that cannot be used; keep nothing."""

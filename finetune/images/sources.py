@@ -13,9 +13,10 @@ from torch import Tensor
 
 from finetune.images import batch, draws, randaugment
 from finetune.images.augmentation import Augmentation
+from finetune.images.decode import Unreadable, open_image, read_bytes, to_rgb
 from finetune.images.draws import Draws, Ints
 from finetune.images.geometry import Geometry
-from finetune.images.render import Rendering
+from finetune.images.render import Pixels, Rendering, over_cells
 from finetune.images.store import Fetched, Images, is_uniform, open_images
 
 if TYPE_CHECKING:
@@ -39,6 +40,29 @@ def training(
     return TrainingSource(images, geometry, _Finish.of(inputs), augmentation, seed)
 
 
+def read(inputs: ImageInputs, cells: Sequence[Any]) -> tuple[dict[str, Tensor], dict[int, str]]:
+    """Return the usable ones of these images, and by position the reasons against the others."""
+    crop = inputs.geometry.evaluation
+
+    def render(_: int, cell: Any) -> Pixels | str:
+        try:
+            # An image that is open already is one of Pillow's.
+            given = cell if hasattr(cell, "convert") else open_image(read_bytes(cell))
+            return np.asarray(crop(to_rgb(given)))
+        except Unreadable as error:
+            return str(error)
+
+    results = list(over_cells(render, cells))
+    images = [result for result in results if not isinstance(result, str)]
+    reasons = {i: result for i, result in enumerate(results) if isinstance(result, str)}
+    return ({"image": _stack(images)} if images else {}), reasons
+
+
+def finish(inputs: ImageInputs, raw: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return normalised float32 images under the name that the model's forward uses."""
+    return _Finish.of(inputs)(raw)
+
+
 @dataclass
 class _Finish:
     """Mean and standard deviation, ready on the device where they were last used."""
@@ -51,6 +75,11 @@ class _Finish:
     def of(cls, inputs: ImageInputs) -> _Finish:
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (inputs.mean, inputs.std))
         return cls(inputs.forward_argument, mean, std)
+
+    def __call__(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return images as they are, normalised."""
+        image = raw["image"]
+        return {self.argument: batch.normalise(image, *self.on(image.device))}
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if self.mean.device != device:
@@ -74,8 +103,7 @@ class EvaluationSource:
 
     def finish(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return normalised float32 images under the name that the model's forward uses."""
-        image = raw["image"]
-        return {self._finish.argument: batch.normalise(image, *self._finish.on(image.device))}
+        return self._finish(raw)
 
 
 @dataclass

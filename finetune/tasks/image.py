@@ -10,7 +10,7 @@ from finetune.schema import Noun
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from finetune.protocols import Splits, Target
+    from finetune.protocols import Array, Splits, Target
 
 
 class ImageClassification(Noun):
@@ -36,6 +36,12 @@ class ImageClassification(Noun):
 
         return Classes(**saved)
 
+    def answers(self, target: Target, predictions: Array, top_k: int) -> list[dict[str, Any]]:
+        """Return label, probability and the `top_k` likeliest classes of each row."""
+        from finetune import answers
+
+        return answers.classes(target.classes or (), predictions, top_k)
+
 
 class MultiLabelImageClassification(Noun):
     """Any number of labels for each image."""
@@ -60,6 +66,12 @@ class MultiLabelImageClassification(Noun):
 
         return LabelSets(**saved)
 
+    def answers(self, target: Target, predictions: Array, top_k: int) -> list[dict[str, Any]]:
+        """Return the labels of each row with their probabilities, and its `top_k` likeliest."""
+        from finetune import answers
+
+        return answers.label_sets(target.classes or (), predictions, top_k)
+
 
 class ImageRegression(Noun):
     """A number for each image."""
@@ -83,3 +95,9 @@ class ImageRegression(Noun):
         from finetune.targets import Numbers
 
         return Numbers(**saved)
+
+    def answers(self, target: Target, predictions: Array, top_k: int) -> list[dict[str, Any]]:
+        """Return the value of each row."""
+        from finetune import answers
+
+        return answers.numbers(predictions)

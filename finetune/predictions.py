@@ -1,0 +1,194 @@
+"""Predictions on new inputs: one answer for each, in order, in constant memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from finetune import console, environment, tables
+from finetune.data import stream, writing
+from finetune.data.stream import Row, Stream
+from finetune.errors import RecipeError
+from finetune.samples import ahead
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from finetune.protocols import Array, Network
+    from finetune.run import Run
+
+STREAMS = {"image": stream.images}
+"""How a path becomes rows, by the first column that the task reads."""
+
+SHOWN = 20
+"""Answers shown in the terminal where no output file is given."""
+
+Answer = dict[str, Any]
+
+
+def rows_of(run: Run, inputs: Any, column: str | None = None) -> Stream:
+    """Return the rows that `inputs` means: a path or pattern, or things in memory.
+
+    In memory are paths, the bytes of a file, Pillow images, or dicts with "path" or "bytes". Raises
+    DataError where a path or pattern leads to nothing.
+    """
+    if isinstance(inputs, (str, Path)):
+        return STREAMS[run.recipe.task.columns[0]](str(inputs), column)
+    held = list(inputs)
+
+    def read() -> Iterator[Row]:
+        for number, value in enumerate(held):
+            yield _row(value, number)
+
+    return Stream(len(held), read)
+
+
+def _row(value: Any, number: int) -> Row:
+    name = f"input {number}"
+    if isinstance(value, (str, Path)):
+        return Row(str(value), {"image": {"path": str(value), "bytes": None}})
+    if isinstance(value, (bytes, bytearray)):
+        return Row(name, {"image": {"path": None, "bytes": bytes(value)}})
+    if isinstance(value, dict):
+        return Row(str(value.get("path") or name), {"image": value})
+    if hasattr(value, "convert"):
+        return Row(str(getattr(value, "filename", "") or name), {"image": value})
+    raise RecipeError(
+        f"{name} is a {type(value).__name__}: give paths, the bytes of files, or Pillow images."
+    )
+
+
+def answers(run: Run, rows: Stream, top_k: int = 5, *, most: int | None = None) -> Iterator[Answer]:
+    """Yield one answer for each row, or for the first `most`, in order.
+
+    Each has "input" and "error" (None, or why there is no answer) and what its task tells. The
+    saved model runs in float32 on its native preprocessing, a batch at a time.
+    """
+    if top_k < 1:
+        raise RecipeError(f"top_k={top_k} is not allowed; give a whole number of 1 or more.")
+    device = environment.device()
+    network = run.network()
+    module = network.module.to(device).eval()
+    target = run.target()
+    size = run.recipe.train.eval_batch_size
+    given = islice(rows.read(), most)
+    batches = iter(lambda: list(islice(given, size)), [])
+
+    def read(batch: list[Row]) -> tuple[list[Row], dict[str, Tensor], dict[int, str]]:
+        return batch, *network.inputs.read([row.cells for row in batch])
+
+    with console.Bar("predicting", min(rows.count, most or rows.count)) as bar:
+        for batch, raw, reasons in ahead(read, batches, depth=0 if device.type == "cpu" else 2):
+            told: Iterator[Answer] = iter(())
+            if raw:
+                predictions = _predict(network, module, target, raw, device)
+                told = iter(_told(run, target, predictions, top_k))
+            for place, row in enumerate(batch):
+                if place in reasons:
+                    yield {"input": row.name, "error": reasons[place]}
+                else:
+                    yield {"input": row.name, "error": None, **next(told)}
+            bar.advance(len(batch))
+
+
+@torch.inference_mode()
+def _predict(
+    network: Network, module: Any, target: Any, raw: dict[str, Tensor], device: torch.device
+) -> Array:
+    moved = {name: value.to(device, non_blocking=True) for name, value in raw.items()}
+    outputs = module(**network.inputs.finish(moved))
+    result: Array = target.predictions(outputs).cpu().numpy()
+    return result
+
+
+def _told(run: Run, target: Any, predictions: Array, top_k: int) -> list[Answer]:
+    told = run.recipe.task.answers(target, predictions, top_k)
+    for place in np.flatnonzero(~np.isfinite(predictions).all(1)):
+        told[place] = {"error": "the model's output is not finite"}
+    return told
+
+
+def columns(run: Run, top_k: int) -> Answer:
+    """Return an answer that has every key, none of it empty: what a table file looks like."""
+    target = run.target()
+    every = np.ones((1, target.num_outputs), np.float32)
+    [example] = run.recipe.task.answers(target, every, max(top_k, 1))
+    return {"input": "", **example, "error": ""}
+
+
+def write(run: Run, rows: Stream, output: str | Path, top_k: int = 5) -> tuple[int, int]:
+    """Write the answers to a CSV, JSON lines or parquet file; return how many, and how many failed.
+
+    Raises DataError if the file is there or cannot be written; then nothing is left of it.
+    """
+    path, count, failed = writing.check(output), 0, 0
+    told = answers(run, rows, top_k)
+    with writing.Writer(path, columns(run, top_k)) as file:
+        while some := list(islice(told, 256)):
+            file.write(some)
+            count += len(some)
+            failed += sum(answer["error"] is not None for answer in some)
+    return count, failed
+
+
+def show(run: Run, rows: Stream, top_k: int = 5) -> None:
+    """Print the first answers as a table, and say how many more inputs there are."""
+    told = list(answers(run, rows, top_k, most=SHOWN))
+    names = [name for name in columns(run, top_k) if name != "error"]
+    lines = []
+    for answer in told:
+        if answer["error"] is not None:
+            cells = [f"cannot be read: {answer['error']}", *[""] * (len(names) - 2)]
+        else:
+            cells = [_cell(answer[name]) for name in names[1:]]
+        lines.append([answer["input"], *cells])
+    folder = os.path.commonpath([os.path.dirname(line[0]) for line in lines])
+    for line in lines if folder else []:
+        line[0] = os.path.relpath(line[0], folder)
+    tables.show(folder, names, lines)
+    if rows.count > len(told):
+        tables.say(
+            f"and {rows.count - len(told):,} more: output=FILE.csv (or .jsonl, .parquet) writes all"
+        )
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(f"{item['label']} {item['probability']:.3f}" for item in value) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def count_of(text: str | int, key: str = "top_k") -> int:
+    """Return a whole number of 1 or more; raise RecipeError for anything else."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise RecipeError(f"{key}={text!r} is not allowed; give a whole number of 1 or more.")
+    return number
+
+
+def run_command(
+    run: Run, inputs: Any, output: str | Path | None, top_k: str | int, column: str | None
+) -> None:
+    """Predict and write or show: what `finetune predict` does."""
+    number = count_of(top_k)
+    if output is not None:
+        writing.check(output)
+    rows = rows_of(run, inputs, column)
+    for note in rows.notes:
+        console.say(note)
+    if output is None:
+        show(run, rows, number)
+        return
+    count, failed = write(run, rows, output, number)
+    console.say(f"Wrote {count:,} predictions to {output}.")
+    if failed:
+        console.say(f"{failed:,} inputs could not be read: the column `error` says why.")
