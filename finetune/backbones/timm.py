@@ -58,12 +58,8 @@ class Timm(Noun):
         """Return the model with `num_outputs` outputs; the head is fresh unless it already
         predicts exactly `classes`. Raises BackboneError if it cannot be had.
         """
-        import timm
-
         source = self._source()
-        args = dict(self.args)
-        if self.img_size is not None:
-            args["img_size"] = self.img_size
+        args = {**self.args, "num_classes": num_outputs}
         if self.drop_path:
             args["drop_path_rate"] = self.drop_path
         if self.dropout:
@@ -71,14 +67,25 @@ class Timm(Noun):
         if self.weights not in ("pretrained", "none"):
             args.update(self._local_weights())
         try:
-            module = timm.create_model(
-                source, pretrained=self.weights != "none", num_classes=num_outputs, **args
-            )
+            module = self._create(source, args)
         except (OSError, RuntimeError, ValueError, TypeError) as error:
             raise self._unavailable(error) from error
         if not (self._is_folder() and module.pretrained_cfg.get("label_names") == list(classes or ())):
             module.reset_classifier(num_outputs)
         return TimmNetwork.of(module, self)
+
+    def _create(self, source: str, args: dict[str, Any]) -> Any:
+        import timm
+
+        pretrained = self.weights != "none"
+        if self.img_size is not None:
+            try:
+                return timm.create_model(source, pretrained, img_size=self.img_size, **args)
+            except TypeError as error:
+                # Convolutional models take images of any size, but not this argument.
+                if "'img_size'" not in str(error):
+                    raise
+        return timm.create_model(source, pretrained, **args)
 
     def saved(self, folder: Path) -> Timm:
         """Return the backbone that `TimmNetwork.save` wrote into `folder`."""
