@@ -41,7 +41,7 @@ def read(pool: Pool, columns: Columns, separator: str | None) -> tuple[list[Any]
             values += [None] * len(table)
             continue
         names = names or _declared(table)
-        values += list(table["label"])
+        values += table["label"][:]  # in one piece: row by row is a hundred times slower
     values = [_known(value, named=names is not None) for value in values]
     if separator is not None:
         values = [_cut(value, separator) for value in values]
