@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from finetune import environment
-from finetune.errors import RecipeError
+from finetune.errors import FinetuneError, RecipeError
 from finetune.images.render import UnreadableImages
 from finetune.job import Job
-from finetune.protocols import SPLITS, Network, Source, Split, Splits
+from finetune.protocols import SPLITS, Network, Source, Split, Splits, Target
 from finetune.samples import Samples
 
 if TYPE_CHECKING:
@@ -36,11 +36,8 @@ def job(recipe: Recipe) -> Job:
     precision = environment.precision(train.precision)
     splits = recipe.data.load(recipe.task.columns)
     target = recipe.task.bind(splits, train)
-    if train.batch_size > len(splits.train):
-        raise RecipeError(
-            f"train.batch_size={train.batch_size} is more than the {len(splits.train)} rows of the "
-            f"training split. Allowed: 1 to {len(splits.train)}."
-        )
+    check_batch(recipe, splits)
+    metrics = further_metrics(recipe, splits, target)
     torch.manual_seed(train.seed)
     network = recipe.backbone.build(target.num_outputs, target.classes)
     device = environment.device()
@@ -59,7 +56,44 @@ def job(recipe: Recipe) -> Job:
         ),
         f"Chosen for this machine ({device.type}): {', '.join(choices)}.",
     ]
-    return Job(recipe, splits, target, network, module, samples, skipped, notes)
+    return Job(recipe, splits, target, network, module, samples, skipped, metrics, notes)
+
+
+def check_batch(recipe: Recipe, splits: Splits) -> None:
+    """Raise RecipeError if a batch is more than the training split."""
+    size, rows = recipe.train.batch_size, len(splits.train)
+    if size > rows:
+        raise RecipeError(
+            f"train.batch_size={size} is more than the {rows} rows of the training split. "
+            f"Allowed: 1 to {rows}."
+        )
+
+
+def further_metrics(recipe: Recipe, splits: Splits, target: Target) -> list[Any]:
+    """Return the recipe's further metrics; raise RecipeError for one that this task cannot use.
+
+    Each is tried on the validation targets and random outputs, not found wanting after training.
+    """
+    if not recipe.metrics:
+        return []
+    from finetune import metrics
+
+    found = metrics.resolve(recipe.metrics, recipe.trust_remote_code)
+    truth = target.encode(splits.validation)
+    random = torch.Generator().manual_seed(recipe.train.seed)
+    outputs = torch.randn(len(truth), target.num_outputs, generator=random)
+    guesses = target.predictions(outputs).numpy()
+    for asked, metric in zip(recipe.metrics, found, strict=True):
+        try:
+            target.scores(guesses, truth, intervals=False, metrics=[metric])
+        except FinetuneError:
+            raise
+        except Exception as error:  # the code is anybody's, and so are its errors
+            raise RecipeError(
+                f"The metric {asked!r} fails on {len(truth)} predictions of this task "
+                f"({type(error).__name__}: {error}). Mend it, or leave it out of metrics."
+            ) from error
+    return found
 
 
 def open_splits(
