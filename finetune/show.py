@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,9 +77,7 @@ def outline(recipe: Recipe) -> Outline:
             splits = recipe.data.load(recipe.task.columns)
             target = recipe.task.bind(splits, recipe.train)
         except DataError as error:
-            problems.append(
-                f"The data cannot be had in this dry run, which fetches nothing: {error}"
-            )
+            problems.append(f"About the data, of which a dry run fetches nothing: {error}")
         else:
             build.check_batch(recipe, splits)
         backbone: Any = recipe.backbone
@@ -92,9 +90,7 @@ def outline(recipe: Recipe) -> Outline:
         except BackboneError as error:
             if not isinstance(error.__cause__, OSError):
                 raise
-            problems.append(
-                f"The model cannot be had in this dry run, which fetches nothing: {error}"
-            )
+            problems.append(f"About the model, of which a dry run fetches nothing: {error}")
     return Outline(recipe, splits, target, network, tuple(problems))
 
 
@@ -234,8 +230,13 @@ def _named(names: list[str]) -> str:
     for name in names:
         parts = name.split(".")
         groups.setdefault(parts[0], []).append(parts[:-1] or parts)
-    # os.path.commonprefix takes lists as well as texts, whatever its name says.
-    return ", ".join(".".join(os.path.commonprefix(parts)) for parts in groups.values())
+    return ", ".join(".".join(_shared(paths)) for paths in groups.values())
+
+
+def _shared(paths: list[list[str]]) -> list[str]:
+    """Return the parts with which all paths begin."""
+    together = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
+    return [parts[0] for parts in together]
 
 
 def _folder(recipe: Recipe) -> str:
