@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune.protocols import Method, Network, Split, Splits, Target
 
@@ -27,6 +27,8 @@ class Job:
     samples: dict[Split, Samples]
     skipped: dict[str, int] = field(default_factory=dict)
     """Rows left out of each split because their inputs cannot be read."""
+    metrics: list[Any] = field(default_factory=list)
+    """Further metrics, found and tried before training."""
     notes: list[str] = field(default_factory=list)
     """Plain sentences on what was chosen or found, kept in the result."""
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import datetime
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from finetune import baselines, card, environment, gate, metrics, report
+from finetune import baselines, card, environment, gate, report
 from finetune.folder import write, write_json
 from finetune.freezing import manifest
 from finetune.loop import predict
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from finetune.folder import Folder
     from finetune.job import Job
     from finetune.protocols import Array
-    from finetune.recipe import Recipe
 
 
 def save(job: Job, folder: Folder) -> dict[str, Any] | None:
@@ -36,23 +35,26 @@ def save(job: Job, folder: Folder) -> dict[str, Any] | None:
     network.module = job.method.finish(job.module, first, folder.model / "adapter", base)
     if target.native != target:
         network.set_head(*target.rescale_head(*network.get_head()))
-    network.save(folder.model, target.classes)
+    network.save(folder.model, target.classes, target.problem_type)
     if network.reloader is None:
         return None
-    network.module.eval()
+    network.module.cpu().eval()
+    inputs = first_inputs(job)
     with torch.inference_mode():
-        # One at a time, as the fresh process does: sums over other batch sizes round otherwise.
-        count = len(next(iter(first.values())))
-        rows = [{k: v[i : i + 1] for k, v in first.items()} for i in range(count)]
-        logits = torch.cat([network.module(**row).float() for row in rows])
-    return gate.check(job, logits.cpu().numpy(), folder.model)
+        # One at a time and on the CPU, as the fresh process does: else sums round otherwise.
+        count = len(next(iter(inputs.values())))
+        singles = [{k: v[i : i + 1] for k, v in inputs.items()} for i in range(count)]
+        logits = torch.cat([network.module(**single).float() for single in singles])
+    table = job.splits.test
+    rows = [{name: table[i][name] for name in network.inputs.columns} for i in range(count)]
+    return gate.check(network.reloader, folder.model, rows, logits.numpy(), target.classes)
 
 
 def first_inputs(job: Job) -> dict[str, Tensor]:
-    """Return the model inputs of a few test rows, on the device of the module."""
+    """Return the model inputs of a few test rows, on the device of the network's module."""
     samples = job.samples["test"]
     rows = np.arange(min(gate.SAMPLES, len(samples)))
-    device = next(job.module.parameters()).device
+    device = next(job.network.module.parameters()).device
     return samples.finish(samples.read(rows, 0), device).inputs
 
 
@@ -65,7 +67,6 @@ def test(job: Job, folder: Folder, accelerator: Accelerator) -> tuple[dict[str, 
     target, train = job.target.native, job.train
     saved = job.recipe.backbone.saved(folder.model)
     module = saved.build(target.num_outputs, target.classes).module.to(accelerator.device)
-    further = metrics.resolve(job.recipe.metrics, job.recipe.trust_remote_code)
     result: dict[str, Any] = {}
     predictions: dict[str, Array] = {}
     for split in ("validation", "test"):
@@ -73,7 +74,7 @@ def test(job: Job, folder: Folder, accelerator: Accelerator) -> tuple[dict[str, 
         predictions[split] = predict(
             module, samples, target, accelerator, train.eval_batch_size, full_precision=True
         )
-        result[split] = target.scores(predictions[split], samples.targets, metrics=further)
+        result[split] = target.scores(predictions[split], samples.targets, metrics=job.metrics)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     look = {"time": now, "precision": "fp32", "batch_size": train.eval_batch_size}
     result["looks_at_test"] = [look | {"n": len(job.samples["test"])}]
@@ -88,8 +89,9 @@ def describe(job: Job, folder: Folder) -> dict[str, Any]:
         "recipe_digest": recipe.digest,
         "task": recipe.task.kind,
         "method": recipe.method.kind,
+        "backbone": dict(job.network.origin),
         "metric": job.target.metric,
-        "target": asdict(job.target.native),
+        "target": asdict(cast(Any, job.target.native)),
         "data": {
             "fingerprint": splits.fingerprint,
             "source": dict(splits.source),

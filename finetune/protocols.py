@@ -189,7 +189,14 @@ class Network(Protocol):
         """The script that loads a saved model without this toolkit, for the round-trip gate."""
         ...
 
-    def save(self, folder: Path, classes: tuple[str, ...] | None) -> None:
+    @property
+    def origin(self) -> Mapping[str, Any]:
+        """For the model card: "name" of the backbone, and "id" and "revision" on the hub."""
+        ...
+
+    def save(
+        self, folder: Path, classes: tuple[str, ...] | None, problem_type: str | None = None
+    ) -> None:
         """Write weights, configuration, preprocessing and labels in the library's own form."""
         ...
 
@@ -205,6 +212,11 @@ class Target(Protocol):
     @property
     def num_outputs(self) -> int:
         """Return how wide the head is."""
+        ...
+
+    @property
+    def problem_type(self) -> str | None:
+        """What outputs mean, in the words of transformers' configurations, where it has one."""
         ...
 
     @property

@@ -64,6 +64,11 @@ class Classes:
         return replace(target, class_weights=labels.balanced(counts, len(names)))
 
     @property
+    def problem_type(self) -> str:
+        """What transformers calls such outputs."""
+        return "single_label_classification"
+
+    @property
     def num_outputs(self) -> int:
         """One logit for each class."""
         return len(self.classes)
@@ -171,6 +176,11 @@ class LabelSets:
         return dict(enumerate(self.encode(table).sum(0).astype(int).tolist()))
 
     @property
+    def problem_type(self) -> str:
+        """What transformers calls such outputs."""
+        return "multi_label_classification"
+
+    @property
     def num_outputs(self) -> int:
         """One logit for each label."""
         return len(self.classes)
@@ -276,6 +286,11 @@ class Numbers:
     def classes(self) -> None:
         """There are none."""
         return None
+
+    @property
+    def problem_type(self) -> str:
+        """What transformers calls such outputs."""
+        return "regression"
 
     @property
     def num_outputs(self) -> int:

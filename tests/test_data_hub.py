@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image
 
-from finetune.data import hub
 from finetune.data.hub import HubData
 from finetune.errors import DataError
+from finetune.waiting import within
 
 SHA = "1" * 40
 CARD = """---
@@ -178,6 +178,7 @@ SCRIPT = """
 import json, sys
 from finetune.data import HubData
 from finetune.errors import DataError
+from finetune.waiting import within
 for fields in json.loads(sys.argv[1]):
     try:
         s = HubData(**fields).load(("image", "label"))
@@ -237,7 +238,6 @@ def test_the_hub_and_then_the_cache(folder: Path, tmp_path: Path) -> None:
         assert part in missing
 
 
-def test_a_hub_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_SECONDS", 0.05)
+def test_a_hub_that_never_answers() -> None:
     with pytest.raises(TimeoutError, match=r"no answer within 0\.05 seconds"):
-        hub._answer(lambda: time.sleep(1))
+        within(0.05, lambda: time.sleep(1))

@@ -130,7 +130,14 @@ class TorchNetwork:
         """Choose nothing."""
         return []
 
-    def save(self, folder: Path, classes: tuple[str, ...] | None) -> None:
+    @property
+    def origin(self) -> dict[str, str]:
+        """The name of the module's class."""
+        return {"name": type(self.module).__name__}
+
+    def save(
+        self, folder: Path, classes: tuple[str, ...] | None, problem_type: str | None = None
+    ) -> None:
         """Write the weights as safetensors."""
         from safetensors.torch import save_file
 

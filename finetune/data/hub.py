@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from finetune.data import card
 from finetune.data.base import ColumnSource, Raw
@@ -16,11 +14,10 @@ from finetune.data.quiet import quiet
 from finetune.data.short_form import claimant, is_hub_id
 from finetune.data.wording import listed
 from finetune.errors import DataError, nearest
+from finetune.waiting import within
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-T = TypeVar("T")
 
 _SECONDS = 7.0
 """How long the hub may take to answer at all."""
@@ -64,7 +61,9 @@ class HubData(ColumnSource):
         from huggingface_hub import HfApi, errors
 
         try:
-            info = _answer(lambda: HfApi().dataset_info(self.path, revision=self.revision))
+            info = within(
+                _SECONDS, lambda: HfApi().dataset_info(self.path, revision=self.revision)
+            )
         except errors.RevisionNotFoundError:
             raise DataError(
                 f"{self.path} has no revision {self.revision!r}. Leave data.revision out for the "
@@ -153,30 +152,9 @@ def _revision(tables: dict[str, Dataset]) -> str | None:
 
 
 def _first_line(error: Exception) -> str:
+    if type(error).__name__ == "OfflineModeIsEnabled":
+        return "offline mode"
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _answer(call: Callable[[], T]) -> T:
-    """Return what the call returns, or raise what it raises, or TimeoutError if it is too slow.
-
-    Name look-up has no time limit of its own, hence the thread; a daemon holds up no exit.
-    """
-    results: queue.Queue[tuple[T | None, Exception | None]] = queue.Queue()
-
-    def run() -> None:
-        try:
-            results.put((call(), None))
-        except Exception as error:  # handed to the caller
-            results.put((None, error))
-
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        result, error = results.get(timeout=_SECONDS)
-    except queue.Empty:
-        raise TimeoutError(f"no answer within {_SECONDS:g} seconds") from None
-    if error is not None:
-        raise error
-    return cast(T, result)
 
 
 @contextmanager
