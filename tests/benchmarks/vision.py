@@ -260,7 +260,7 @@ def main() -> int:
     parser.add_argument("what", nargs="*", help="parts, data=PATH, results=PATH")
     parser.add_argument("--pairs", type=int, default=7, help="rounds over all peers")
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that all runs")
-    asked = parser.parse_args()
+    asked = parser.parse_intermixed_args()
     names, paths = arguments(asked.what)
     if unknown := {*names} - {*PARTS} | {*paths} - {"data", "results"}:
         parser.error(f"unknown: {', '.join(sorted(unknown))}. Parts: {', '.join(PARTS)}")
