@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from finetune.api import evaluate, features, finetune, predict
-    from finetune.backbones import Timm
+    from finetune.backbones import Timm, TorchModel
     from finetune.data import Digits, HubData, ImageFolder, TableData
     from finetune.errors import (
         BackboneError,
@@ -52,6 +52,7 @@ __all__ = [
     "Splits",
     "TableData",
     "Timm",
+    "TorchModel",
     "Train",
     "TrainingError",
     "evaluate",
@@ -62,7 +63,7 @@ __all__ = [
 
 _HOMES = {
     "api": ("evaluate", "features", "finetune", "predict"),
-    "backbones": ("Timm",),
+    "backbones": ("Timm", "TorchModel"),
     "data": ("Digits", "HubData", "ImageFolder", "TableData"),
     "errors": (
         "BackboneError",

@@ -238,7 +238,7 @@ def split(name: str, arguments: Iterable[str]) -> tuple[Values, list[str]]:
             close = next(
                 (r.partition("=")[0] for r in rest if nearest(r.partition("=")[0], [key])), ""
             )
-            hint = f" Did you mean it by {close!r}?" if close else ""
+            hint = f" Is it what {close!r} is for?" if close else ""
             raise RecipeError(
                 f"finetune {name} needs {key}=: {_meaning(command, key)}.{hint} "
                 f"For example: {command.examples[0]}"

@@ -81,7 +81,7 @@ def test_schema_is_json() -> None:
     [
         (["finetun"], "no command 'finetun'. Did you mean 'finetune'? The commands are finetune,"),
         (["finetune"], "needs recipe=: a shipped name, a .py or .yaml file, or a run folder."),
-        (["finetune", "recip=x"], "Did you mean it by 'recip'?"),
+        (["finetune", "recip=x"], "Is it what 'recip' is for?"),
         (["finetune", "recipe=x", "recipe=y"], "recipe is given twice"),
         (["finetune", "recipe="], "recipe= has no value. It is a shipped name"),
         (["finetune", "--recipe=x"], "without dashes: write recipe=VALUE"),
@@ -90,8 +90,12 @@ def test_schema_is_json() -> None:
         (["finetune", "train.lr=x", "recipe=vit-digits"], "train.lr: 'x' is not allowed"),
         (["finetune", "recipe=vit-digits", "method=loar"], "Did you mean 'lora'?"),
         (["show", "recipe=vit-digits", "vit"], "'vit' is not an override; write key=value."),
-        (["evaluate", "rnu=x"], "finetune evaluate has no key 'rnu'. Did you mean 'run'? It takes"),
+        (
+            ["evaluate", "rnu=x"],
+            "finetune evaluate needs run=: run folder. Is it what 'rnu' is for?",
+        ),
         (["predict", "run=x"], "finetune predict needs inputs=: an image, a folder"),
+        (["predict", "run=x", "inputs=y", "ouput=z"], "has no key 'ouput'. Did you mean 'output'?"),
         (["recipes", "a=b"], "finetune recipes has no key 'a'. It takes no keys."),
     ],
 )
