@@ -136,9 +136,7 @@ def _scored(
 
     `declared` says that labels are those of the run's own data, not to be matched by name.
     """
-    from accelerate import Accelerator
-
-    accelerator = Accelerator()
+    accelerator = environment.accelerator("no")
     network, target = run.network(), run.target()
     module = network.module.to(accelerator.device)
     sources, splits, skipped = build.open_splits(recipe, network, splits, used, augmented=False)

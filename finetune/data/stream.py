@@ -212,7 +212,9 @@ def _delimited(path: Path, lines: Iterator[str], separator: str) -> Iterator[Rec
         for record in reader:
             yield {name: cell for name, cell in record.items() if name is not None}
     except csv.Error as error:
-        raise DataError(f"{path.name}, line {reader.line_num}, cannot be read: {error}.") from error
+        raise DataError(
+            f"{path.name}, line {reader.reader.line_num}, cannot be read: {error}."
+        ) from error
 
 
 def _json_lines(path: Path, lines: Iterator[str]) -> Iterator[Record]:
