@@ -53,6 +53,7 @@ def cached(
     it is changed so that it takes the batches of the new source, and everything else as before.
     The cache is left out, with the reason, where the model has no single boundary, where the part
     below is random, or where the activations need more than `limit_bytes` (half the free disk).
+    Losses differ by rounding at most, and not where a forward has `batch_size` samples.
     """
     device = device or next(module.parameters()).device
     module.to(device)
@@ -105,7 +106,7 @@ def cached(
         return source, f"Frozen activations are not kept: {error.strerror}."
     shapes = {name: (tensor.shape[1:], tensor.dtype) for name, tensor in inputs.items()}
     sentence = f"Activations of the frozen layers up to {relay.boundary} are kept on disk."
-    return Activations(source, kept, shapes if is_dense(inputs) else None), sentence
+    return Activations(source, kept, form, shapes if is_dense(inputs) else None), sentence
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ class Activations:
 
     source: Source
     kept: Tensor
+    form: _Form
     shapes: Mapping[str, tuple[torch.Size, torch.dtype]] | None
     """What the inputs look like where nothing above the boundary reads them; None if it may."""
 
@@ -123,7 +125,8 @@ class Activations:
     def read(self, indices: Array, epoch: int) -> Inputs:
         """Return the activations of these samples, and their inputs only if they are needed."""
         raw = self.source.read(indices, epoch) if self.shapes is None else {}
-        return raw | {ARGUMENT: self.kept[torch.from_numpy(np.asarray(indices))]}
+        stored = self.kept[torch.from_numpy(np.asarray(indices))]
+        return raw | {ARGUMENT: self.form.decode(stored)}
 
     def finish(self, raw: Inputs) -> Inputs:
         """Return what the forward takes; inputs that nothing reads are zeros without memory."""
@@ -142,14 +145,14 @@ class _Form:
 
     shape: tuple[int, ...]
     dtype: str
-    channels_last: bool
+    order: tuple[int, ...]
+    """The axes from the slowest in memory to the quickest: sums go by it, and so does rounding."""
 
     @classmethod
     def of(cls, sample: Tensor, samples: int) -> _Form:
-        last = sample.ndim == 4 and not sample.is_contiguous()
-        last = last and sample.is_contiguous(memory_format=torch.channels_last)
-        stored = sample.permute(0, 2, 3, 1) if last else sample
-        return cls((samples, *stored.shape[1:]), str(sample.dtype).removeprefix("torch."), last)
+        inner = sorted(range(1, sample.ndim), key=lambda axis: -sample.stride()[axis])
+        shape = (samples, *(sample.shape[axis] for axis in inner))
+        return cls(shape, str(sample.dtype).removeprefix("torch."), (0, *inner))
 
     @property
     def bytes(self) -> int:
@@ -157,15 +160,15 @@ class _Form:
         return math.prod(self.shape) * dtype.itemsize
 
     def encode(self, activation: Tensor) -> Any:
-        stored = activation.permute(0, 2, 3, 1) if self.channels_last else activation
-        return stored.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+        stored = activation.permute(self.order).cpu().contiguous()
+        return stored.reshape(-1).view(torch.uint8).numpy().data
+
+    def decode(self, stored: Tensor) -> Tensor:
+        return stored.permute([self.order.index(axis) for axis in range(stored.ndim)])
 
     def open(self, path: Path) -> Tensor:
-        flat = torch.from_file(
-            str(path), size=math.prod(self.shape), dtype=getattr(torch, self.dtype)
-        )
-        whole = flat.view(self.shape)
-        return whole.permute(0, 3, 1, 2) if self.channels_last else whole
+        size, dtype = math.prod(self.shape), getattr(torch, self.dtype)
+        return torch.from_file(str(path), size=size, dtype=dtype).view(self.shape)
 
 
 def _kept(
@@ -193,9 +196,11 @@ def _kept(
                 console.Bar("computing frozen layers", samples) as bar,
             ):
                 for start in range(0, samples, batch_size):
-                    rows = np.arange(start, min(start + batch_size, samples))
-                    file.write(form.encode(compute(rows)))
-                    bar.advance(len(rows))
+                    # The last batch is filled up: rounding may depend on how many there are.
+                    rows = np.arange(start, start + batch_size)
+                    count = min(batch_size, samples - start)
+                    file.write(form.encode(compute(rows % samples)[:count]))
+                    bar.advance(count)
             os.replace(aside, path)
         finally:
             Path(aside).unlink(missing_ok=True)

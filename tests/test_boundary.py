@@ -109,6 +109,27 @@ def test_the_losses_are_the_same_in_bf16_and_channels_last(tmp_path):
     np.testing.assert_allclose(found[1], found[0], atol=1e-6, rtol=0)
 
 
+class Turned(nn.Module):
+    """A frozen body whose output lies in memory with its axes turned, and a mean over them."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.top = nn.Conv1d(1, 6, 3, padding=1), nn.Linear(6, 2)
+        self.turn = nn.Identity()
+
+    def forward(self, x):
+        return self.top(self.turn(self.body(x[:, None]).transpose(1, 2)).mean(1))
+
+
+def test_activations_lie_in_memory_as_they_did(tmp_path):
+    # The order of a sum, and with it the last bit, follows the memory.
+    module = Turned()
+    module.body.requires_grad_(False)
+    kept, _ = cached(module, Vectors(), tmp_path, KEY)
+    activation = kept.read(np.arange(5), 0)["boundary"]
+    assert activation.shape == (5, 4, 6) and activation.stride() == (24, 1, 4)
+
+
 def test_the_frozen_layers_are_not_computed_again(tmp_path):
     module, source = prepared("vit_tiny_patch16_224")
     kept, sentence = cached(module, source, tmp_path, KEY)
