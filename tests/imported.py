@@ -1,0 +1,18 @@
+"""Imports, once, what a training run imports: children forked from here start at once."""
+
+import datasets
+import evaluate
+import peft
+import sklearn.linear_model
+import sklearn.metrics
+import timm
+import torchvision.transforms.v2
+import toy
+
+import finetune.api
+import finetune.command
+import finetune.loop
+import finetune.outcome
+import finetune.probe
+
+__all__ = ["datasets", "evaluate", "finetune", "peft", "sklearn", "timm", "torchvision", "toy"]
