@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ def majority(job: Job, predictions: Array | None = None) -> dict[str, dict[str, 
     With the model's `predictions`, (rows, outputs), the scores hold its paired `difference`.
     """
     answers, targets = constant(job), job.samples["test"].targets
-    scores = job.target.scores(answers, targets)
+    scores = job.target.scores(answers, targets, metrics=job.metrics)
     scores.pop("per_class", None)
     if predictions is not None:
         scores["difference"] = paired(job.target, predictions, answers, targets)
@@ -59,7 +60,10 @@ def paired(target: Target, predictions: Array, other: Array, targets: Array) -> 
     theirs, _ = arrays(kind, other, targets)
 
     def gap(keep: Any) -> float:
-        return float(entry.value(ours[keep], true[keep]) - entry.value(theirs[keep], true[keep]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is undefined is said in the result
+            first, second = (entry.value(given[keep], true[keep]) for given in (ours, theirs))
+        return float(first - second)
 
     value = gap(slice(None))
     low: float | None

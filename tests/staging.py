@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ ENVIRONMENT = {
     "git_commit": None,
     "argv": ["finetune", "recipe=vit-digits"],
 }
+ORIGIN = {"name": "vit_tiny", "id": "timm/vit_tiny", "revision": "0123456789abcdef"}
 RECIPE = Recipe(
     name="staged",
     backbone=Timm(name="vit_tiny_patch16_224.augreg_in21k"),
@@ -68,6 +70,7 @@ def job(
     recipe: Recipe = RECIPE,
     source: dict[str, Any] | None = None,
     path: str | None = None,
+    origin: dict[str, Any] | None = None,
 ) -> Job:
     """Return a job over these encoded targets by split, each row with a small picture."""
     tables = {
@@ -81,7 +84,8 @@ def job(
         source={"name": "staged", "license": "cc0-1.0"} if source is None else source,
     )
     samples = {split: Samples(None, targets[split]) for split in SPLITS}  # type: ignore[arg-type]
-    return Job(recipe, splits, target, None, None, samples)  # type: ignore[arg-type]
+    network: Any = SimpleNamespace(origin=ORIGIN if origin is None else origin)
+    return Job(recipe, splits, target, network, None, samples)  # type: ignore[arg-type]
 
 
 def classes(

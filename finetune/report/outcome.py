@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def subtitle(job: Job, result: Mapping[str, Any]) -> str:
     """Return what was learned from what, in one line."""
-    name = getattr(job.recipe.backbone, "public_name", "")
+    name = job.network.origin.get("name")
     source = result["data"]["source"]
     parts = [
         result["task"].replace("-", " "),

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
+
+from finetune.images.decode import escaped
 
 Cell: TypeAlias = str | tuple[str, str]
 """Text, or text and what stands lighter beside it."""
@@ -130,13 +132,19 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """Return the page as HTML."""
+    """Return the page as HTML; what is not printable in its texts is shown as escapes."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
+
+    def printable(value: Any) -> Any:
+        if isinstance(value, Markup) or not isinstance(value, str):
+            return value
+        return "\n".join(escaped(line) for line in value.split("\n"))
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        finalize=printable,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -144,4 +152,4 @@ def render(page: Page) -> str:
     style = (Path(__file__).parent / "style.css").read_text("utf-8")
     # The two things that are markup: our own style sheet, and figures.
     environment.filters["figure"] = lambda block: Markup(block.svg)
-    return environment.get_template("page.html").render(page=page, style=Markup(style))
+    return environment.get_template("page.html").render(page=page, style=Markup(style)).lstrip()

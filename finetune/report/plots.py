@@ -114,7 +114,7 @@ def confusion(counts: Array, classes: Sequence[str]) -> str:
 def per_class(name: str, figures: Mapping[str, Mapping[str, Any]], overall: float | None) -> str:
     """Draw a bar for each class with its interval, and a line at the value over all classes."""
     height = 0.6 + 0.23 * len(figures)
-    with drawing("classes", NARROW, max(height, 1.4)) as drawn:
+    with drawing(f"classes {name}", NARROW, max(height, 1.4)) as drawn:
         axes = drawn.axes()
         for place, figure in enumerate(figures.values()):
             if figure["value"] is None:

@@ -107,6 +107,7 @@ def _inline(text: str) -> str:
     text = f'{opening} style="max-width: {1.5 * width:.0f}px;{least}">' + text.partition(">")[2]
     text = text.replace("xlink:href=", "href=")
     text = re.sub(r"font: (?:\w+ )*([\d.]+px) [^;\"]*", r"font-size: \1", text)
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
     for stand_in, variable in _VARIABLES.items():
         text = text.replace(stand_in, f"var(--{variable})")
     return text.strip()
