@@ -42,7 +42,6 @@ class TorchModel:
 
     def build(self, num_outputs: int, classes: tuple[str, ...] | None = None) -> TorchNetwork:
         """Return the model; raise BackboneError if `head` is not a linear layer of it."""
-        from safetensors.torch import load_file
         from torch import nn
 
         from finetune.images.inputs import ImageInputs
@@ -56,7 +55,7 @@ class TorchModel:
                 f"outputs. Linear layers of this model: {', '.join(linear) or 'none'}."
             )
         if self.weights is not None:
-            module.load_state_dict(load_file(self.weights / WEIGHTS))
+            _load(module, self.weights / WEIGHTS)
         argument = next(iter(inspect.signature(module.forward).parameters))
         inputs = ImageInputs(
             self.size, self.mean, self.std, "bicubic", 1.0, "center", forward_argument=argument
@@ -138,9 +137,23 @@ class TorchNetwork:
     def save(
         self, folder: Path, classes: tuple[str, ...] | None, problem_type: str | None = None
     ) -> None:
-        """Write the weights as safetensors."""
-        from safetensors.torch import save_file
+        """Write the weights as safetensors; only the script that made the module knows the rest."""
+        from safetensors.torch import save_model
 
         folder.mkdir(parents=True, exist_ok=True)
-        state = {name: tensor.contiguous() for name, tensor in self.module.state_dict().items()}
-        save_file(state, folder / WEIGHTS)
+        self.module = getattr(self.module, "_orig_mod", self.module)  # out of torch.compile
+        save_model(self.module, str(folder / WEIGHTS))
+
+
+def _load(module: nn.Module, path: Path) -> None:
+    """Read weights that `TorchNetwork.save` wrote; raise BackboneError if they do not fit."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+
+    try:
+        load_model(module, path)
+    except (OSError, SafetensorError) as error:
+        raise BackboneError(f"{path} cannot be read: {error}.") from error
+    except RuntimeError as error:
+        reason = " ".join(str(error).split()[:60])
+        raise BackboneError(f"The weights in {path} do not fit the model: {reason}") from error
