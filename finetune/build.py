@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from finetune import environment
-from finetune.errors import FinetuneError, RecipeError
+from finetune.errors import DataError, FinetuneError, RecipeError
 from finetune.images.render import UnreadableImages
 from finetune.job import Job
 from finetune.protocols import SPLITS, Network, Source, Split, Splits, Target
@@ -44,6 +44,8 @@ def job(recipe: Recipe) -> Job:
     choices = [f"precision {precision}", *network.tune_for(device, precision)]
     sources, splits, left_out = open_splits(recipe, network, splits)
     skipped: dict[str, int] = {split: len(rows) for split, rows in left_out.items()}
+    if empty := [split for split in left_out if not len(sources[split])]:
+        raise DataError(f"No input of the {empty[0]} split can be read: nothing is left of it.")
     samples = {split: Samples(sources[split], target.encode(splits[split])) for split in SPLITS}
     module = recipe.method.prepare(network)
     if train.gradient_checkpointing:

@@ -61,6 +61,7 @@ def _optimizer_state(module: nn.Module, train: Train, scales: dict[str, float]) 
     """Return what the optimizer keeps after its first step."""
     optimizer = optim.build(module, train, scales)
     for group in optimizer.param_groups:
+        group["fused"] = False  # which needs real memory, and keeps the same
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
     try:

@@ -145,11 +145,15 @@ def _scored(
     predictions, targets = [], []
     for split in used:
         table = splits[split]
+        if not len(table):
+            continue
         encoded = target.encode(table) if declared else _encoded(run, table, splits.classes)
         samples = Samples(sources[split], encoded)
         size = recipe.train.eval_batch_size
         predictions.append(predict(module, samples, target, accelerator, size, full_precision=True))
         targets.append(encoded)
+    if not targets:
+        raise DataError("No input of these rows can be read: there is nothing to measure.")
     further = metrics.resolve(recipe.metrics, recipe.trust_remote_code)
     truth = np.concatenate(targets)
     return target.scores(np.concatenate(predictions), truth, metrics=further), len(truth)

@@ -140,8 +140,7 @@ def _model(outlined: Outline, network: Network) -> tuple[Facts, list[list[str]]]
         size = train.eval_batch_size
     with torch.device("meta"):
         inputs = network.inputs.blank(size)
-        with torch.no_grad():
-            width = network.features(inputs).shape[1]
+        features = _features(network, inputs)
         module = recipe.method.prepare(network)
     if train.gradient_checkpointing:
         network.checkpoint_activations()
@@ -163,12 +162,20 @@ def _model(outlined: Outline, network: Network) -> tuple[Facts, list[list[str]]]
     return {
         "parameters": f"{trained:,} learn of {total:,} ({100 * trained / total:.3g} %)",
         "input": "; ".join(f"{name} {_shape(value.shape)}" for name, value in inputs.items()),
-        "features": _shape((size, width)),
+        "features": features,
         "outputs": _shape((size, outlined.num_outputs)) + guessed,
         "batch": _batch(recipe, size),
         "machine": f"{device.type}, {', '.join(choices)}",
         "peak memory": _memory(parts, device),
     }, rows
+
+
+def _features(network: Network, inputs: dict[str, Any]) -> str:
+    try:
+        with torch.no_grad():
+            return _shape(network.features(inputs).shape)
+    except Exception:  # a model whose forward looks at values cannot run without them
+        return "not known: the forward pass of this model looks at values"
 
 
 def _shape(sizes: Any) -> str:

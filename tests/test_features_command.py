@@ -1,0 +1,113 @@
+"""The features of every row as a parquet file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_VIT
+
+from finetune import DataError, Recipe, api, build
+from finetune.command import main
+from recipes.vit_digits import recipe as vit_digits
+
+TINY = vit_digits.override(*TINY_VIT, "train.precision=no", "data.shots=10")
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    from pyarrow import parquet
+
+    table = parquet.read_table(path)
+    assert str(table.schema.field("features").type.value_type) == "float"
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
+def test_every_row_of_every_split_has_its_features(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "features.parquet"
+    api.features(TINY, output)
+    rows = rows_of(output)
+    job = build.job(TINY)
+    assert [(row["split"], row["row"]) for row in rows] == [
+        (split, row) for split in job.samples for row in range(len(job.samples[split]))
+    ]
+    test = [row for row in rows if row["split"] == "test"]
+    labels = [str(label) for label in job.splits.test["label"]]
+    assert [row["label"] for row in test] == labels
+    source = job.samples["test"].source
+    job.network.module.eval()
+    with torch.inference_mode():
+        inputs = source.finish(source.read(np.arange(len(test)), 0))
+        expected = job.network.features(inputs).numpy()
+    assert np.allclose([row["features"] for row in test], expected, atol=1e-5)
+    assert f"Wrote 48 features of each of {len(rows)} rows" in capfd.readouterr().err
+
+
+def test_the_second_time_they_are_read_from_the_cache(tmp_path: Path) -> None:
+    cache = Path(os.environ["FINETUNE_CACHE"]) / "features"
+    api.features(TINY, tmp_path / "one.parquet")
+    kept = {path: path.stat().st_ino for path in cache.glob("*.safetensors")}
+    api.features(TINY, tmp_path / "two.parquet")
+    assert {path: path.stat().st_ino for path in cache.glob("*.safetensors")} == kept
+    assert rows_of(tmp_path / "one.parquet") == rows_of(tmp_path / "two.parquet")
+
+
+def folder(root: Path, count: int = 6) -> Recipe:
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = random.integers(0, 256, (9, 9, 3), np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+    return TINY.override("data.shots=none").override(
+        f"data={root}", "data.on_error=skip", "train.batch_size=2"
+    )
+
+
+def test_rows_that_cannot_be_read_are_missing(tmp_path: Path) -> None:
+    recipe = folder(tmp_path / "photos")
+    broken = tmp_path / "photos" / "a" / "0.png"
+    broken.write_bytes(b"broken")
+    splits = recipe.data.load(recipe.task.columns)
+    paths = {s: [cell["path"] for cell in splits[s]["image"]] for s in ("train", "validation")}
+    paths["test"] = [cell["path"] for cell in splits.test["image"]]
+    output = tmp_path / "f.parquet"
+    arguments = [f"data={tmp_path / 'photos'}", "data.on_error=skip", "train.batch_size=2"]
+    assert main(["features", "recipe=vit-digits", *TINY_VIT, *arguments, f"output={output}"]) == 0
+    found = [(row["split"], row["row"]) for row in rows_of(output)]
+    expected = [(s, n) for s in paths for n, p in enumerate(paths[s]) if p != str(broken)]
+    assert found == expected
+    assert {row["label"] for row in rows_of(output)} == {"a", "b"}
+
+
+def test_an_output_that_is_there_or_of_another_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"'\.csv' is none of \.parquet"):
+        api.features(TINY, tmp_path / "features.csv")
+    (tmp_path / "f.parquet").write_text("mine")
+    with pytest.raises(DataError, match="is there already and is not overwritten"):
+        api.features(TINY, tmp_path / "f.parquet")
+    assert (tmp_path / "f.parquet").read_text() == "mine"
+
+
+def test_several_labels_and_numbers(tmp_path: Path) -> None:
+    folder(tmp_path / "photos")
+    images = sorted((tmp_path / "photos").rglob("*.png"))
+    lines = ["image,label,value"]
+    for number, image in enumerate(images):
+        tags = ("x", "y", "x|y", "")[number % 4]
+        lines.append(f"{image.relative_to(tmp_path)},{tags},{number / 2}")
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    one = TINY.override("data.shots=none").override(
+        f"data={tmp_path}/t.csv", "data.label=value", "task=image-regression", "train.batch_size=2"
+    )
+    api.features(one, tmp_path / "numbers.parquet")
+    labels = {row["label"] for row in rows_of(tmp_path / "numbers.parquet")}
+    assert labels == {number / 2 for number in range(12)}
