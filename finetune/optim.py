@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from finetune.recipe import Train
 
+WAYS = {"fused", "foreach", "capturable", "differentiable"}
+"""Arguments of torch's optimizers that say how an update is computed; each excludes others."""
+
 
 def build(module: nn.Module, train: Train, scales: dict[str, float]) -> torch.optim.Optimizer:
     """Return the optimizer over all parameters that learn.
@@ -37,6 +40,8 @@ def build(module: nn.Module, train: Train, scales: dict[str, float]) -> torch.op
     args: dict[str, Any] = dict(train.optimizer_args)
     if cls is torch.optim.SGD:
         args.setdefault("momentum", 0.9)
+    if cls in (torch.optim.AdamW, torch.optim.SGD) and not args.keys() & WAYS:
+        args["fused"] = True  # one pass over memory instead of several
     try:
         optimizer: torch.optim.Optimizer = cls(parameters, lr=train.lr, **args)
     except (TypeError, ValueError) as error:
