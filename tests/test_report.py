@@ -86,6 +86,8 @@ def test_it_shows_the_headline_beside_interval_and_baseline(plain):
         assert part in text
     for fact in ("cc0-1.0", "812 MB", "torch", "2.10.0", "kind: image-classification", "432"):
         assert fact in text
+    assert "2026-01-02 03:04, 60 rows in fp32, batches of 64" in text
+    assert "the same logits" in text and "logits within 1.2e-07" in text and "% sure" in text
     assert "left out: unreadable" in text and "The test split is 60 rows" in text
 
 

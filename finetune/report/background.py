@@ -84,13 +84,12 @@ def _cost(result: Mapping[str, Any]) -> dict[str, str]:
     facts["peak memory"] = wording.size(cost["peak_memory_bytes"])
     facts["parameters trained"] = f"{parameters['trainable_parameters']:,}"
     facts["parameters in all"] = f"{parameters['total_parameters']:,}"
-    for look in result.get("looks_at_test", ()):
-        said = f"{look['n']:,} rows in {look['precision']}, batches of {look['batch_size']}"
-        facts[f"look at the test split, {look['time']}"] = said
-    if gate := result.get("round_trip"):
-        for library, gap in gate["largest_difference"].items():
-            said = f"logits differ by at most {gap:.1e}"
-            facts[f"reloaded by {library}"] = said
+    for number, look in enumerate(result.get("looks_at_test", ()), 1):
+        when = str(look["time"]).replace("T", " ")[:16]
+        said = f"{when}, {look['n']:,} rows in {look['precision']}, batches of {look['batch_size']}"
+        facts[f"look {number} at the test split"] = said
+    for library, gap in (result.get("round_trip") or {}).get("largest_difference", {}).items():
+        facts[f"reloaded by {library}"] = f"logits within {gap:.1e}" if gap else "the same logits"
     return facts
 
 

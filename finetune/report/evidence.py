@@ -156,11 +156,7 @@ def _samples(worst: Sequence[Mistake], table: Rows) -> list[Sample]:
         row = table[mistake.row]
         picture, small = thumbnail(row["image"]) if "image" in columns else ("", False)
         path = row["image"].get("path") if "image" in columns and row["image"] else None
-        chance = (
-            ""
-            if mistake.probability is None
-            else f"{100 * mistake.probability:.0f}\N{NO-BREAK SPACE}% sure"
-        )
+        chance = "" if mistake.probability is None else f"{100 * mistake.probability:.0f} % sure"
         samples.append(
             Sample(
                 said=wording.label(mistake.predicted, 60),

@@ -83,7 +83,7 @@ def confusion(counts: Array, classes: Sequence[str]) -> str:
 
     size = len(classes)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = max(3.4, 0.27 * size + 0.8)
+    side = max(min(0.5 * size + 0.4, 3.4), 0.27 * size + 0.8)
     with drawing("confusion", side + 1.0, side + 0.6) as drawn:
         axes = drawn.axes()
         for row, column in zip(*np.nonzero(counts), strict=True):
