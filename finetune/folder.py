@@ -106,6 +106,7 @@ def opened(path: Path, recipe: Recipe) -> Iterator[Folder]:
             environment.wait_for_everyone()
             yield folder
             return
+        _refuse_others(path)
         with _locked(path):
             _match(folder, recipe)
             environment.wait_for_everyone()  # the others must not see what was there before
@@ -137,18 +138,28 @@ def _locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
+RECIPE = "recipe.yaml"
+BEFORE = {".lock", f".{RECIPE}.writing"}
+"""What a folder may hold before its recipe: a kill may have come then."""
+
+
+def _refuse_others(path: Path) -> None:
+    """Raise RunError if the folder holds what is not of a run."""
+    if not path.is_dir() or (path / RECIPE).exists():
+        return
+    if foreign := sorted({p.name for p in path.iterdir()} - BEFORE):
+        raise RunError(
+            f"{path} is not empty and is no run folder (it holds {foreign[0]!r}); nothing in it "
+            "was touched. Give another output=DIR."
+        )
+
+
 def _match(folder: Folder, recipe: Recipe) -> None:
     """Check that the folder is new or belongs to this recipe; note the recipe in it."""
-    saved, text = folder.path / "recipe.yaml", _text(recipe)
-    # A kill may have come before the recipe stood there.
-    ours = {".lock", f".{saved.name}.writing"}
-    if saved.exists():
+    saved, text = folder.path / RECIPE, _text(recipe)
+    # A run that failed before it learned anything, say at a mistyped path, may begin again.
+    if {p.name for p in folder.path.iterdir()} - BEFORE != {RECIPE} and saved.exists():
         _compare(folder, saved.read_text("utf-8"), recipe)
-    elif foreign := sorted({p.name for p in folder.path.iterdir()} - ours):
-        raise RunError(
-            f"{folder.path} is not empty and is no run folder (it holds {foreign[0]!r}); nothing "
-            "in it was touched. Give another output=DIR."
-        )
     write(saved, text)
 
 
