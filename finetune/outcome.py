@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune import baselines, card, environment, gate, report
+from finetune import baselines, card, environment, gate, mistakes, report
 from finetune.folder import write, write_json
 from finetune.freezing import manifest
 from finetune.loop import predict
@@ -108,8 +108,9 @@ def publish(folder: Folder, job: Job, result: dict[str, Any], predictions: Array
     """Write the pages that a person reads, and last the result, which ends the run."""
     surroundings = environment.describe() | {"argv": sys.argv[1:]}
     write_json(folder.path / "environment.json", surroundings)
-    majority = baselines.majority(job)
-    result["baselines"] = majority
+    result["baselines"] = baselines.majority(job, predictions)
+    targets = job.samples["test"].targets
+    result["confused"] = mistakes.confused(predictions, targets, job.target.classes)
     text = card.text(job.recipe, job, result, surroundings)
     write(folder.path / "README.md", text)
     write(folder.model / "README.md", text)
