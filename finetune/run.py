@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune import summary
+from finetune.data.paths import similar
 from finetune.errors import RunError
 from finetune.recipe import Recipe
 
@@ -31,7 +32,8 @@ class Run:
         """
         folder = Path(path)
         if not (folder / "recipe.yaml").is_file():
-            raise RunError(f"{folder} is no run folder: there is no recipe.yaml in it.")
+            hint = "" if folder.is_dir() else similar(str(folder))
+            raise RunError(f"{folder} is no run folder: there is no recipe.yaml in it{hint or '.'}")
         if not (folder / "result.json").is_file():
             raise RunError(
                 f"The run in {folder} is not finished. Go on with: finetune finetune "

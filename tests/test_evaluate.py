@@ -188,5 +188,7 @@ def test_mistakes(run: Run, tmp_path: Path) -> None:
     moved = dataclasses.replace(run, recipe=run.recipe.override(f"data={tmp_path}/gone"))
     with pytest.raises(DataError, match="If the data of the run has moved: data=PATH"):
         evaluation.measure(moved)
-    with pytest.raises(RunError, match="no run folder"):
+    with pytest.raises(RunError, match=r"no run folder: there is no recipe\.yaml in it\.$"):
         Run.load(tmp_path)
+    with pytest.raises(RunError, match=r"in it; did you mean .*/run\?$"):
+        Run.load(tmp_path / "rum")
