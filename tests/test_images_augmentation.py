@@ -16,7 +16,6 @@ from scipy import stats
 from finetune.images import batch, draws, randaugment
 from finetune.images.augmentation import Augmentation
 from finetune.images.inputs import ImageInputs
-from finetune.images.keyed import uniforms
 
 EVERYTHING = Augmentation(rand_augment=2, mixup=0.4, cutmix=1.0, erasing=0.5)
 STILL = Augmentation(crop="none", flip=0)
@@ -64,13 +63,13 @@ def seen(source: Any, indices: list[int], epoch: int = 0) -> Any:
 
 
 def test_uniforms_are_uniform_and_independent() -> None:
-    u = uniforms(7, 3, np.arange(20_000), 6)
+    u = draws.uniforms(7, 3, np.arange(20_000), 6)
     assert u.shape == (20_000, 6) and u.min() >= 0 and u.max() < 1
     for column in range(6):
         assert stats.kstest(u[:, column], "uniform").pvalue > 1e-3
     others = [
-        uniforms(7, 4, np.arange(20_000), 6)[:, 0],
-        uniforms(8, 3, np.arange(20_000), 6)[:, 0],
+        draws.uniforms(7, 4, np.arange(20_000), 6)[:, 0],
+        draws.uniforms(8, 3, np.arange(20_000), 6)[:, 0],
         u[:, 1],
         np.roll(u[:, 0], 1),
     ]
@@ -79,10 +78,10 @@ def test_uniforms_are_uniform_and_independent() -> None:
 
 
 def test_uniforms_follow_the_sample_and_not_its_place() -> None:
-    whole = uniforms(1, 2, np.arange(10), 4)
-    assert (uniforms(1, 2, np.array([7, 3, 3]), 4) == whole[[7, 3, 3]]).all()
-    assert (uniforms(1, 2, np.array([7]), 9)[:, :4] == whole[7]).all()
-    assert len({uniforms(s, e, np.array([i]), 1)[0, 0] for s in range(9) for e in range(9)
+    whole = draws.uniforms(1, 2, np.arange(10), 4)
+    assert (draws.uniforms(1, 2, np.array([7, 3, 3]), 4) == whole[[7, 3, 3]]).all()
+    assert (draws.uniforms(1, 2, np.array([7]), 9)[:, :4] == whole[7]).all()
+    assert len({draws.uniforms(s, e, np.array([i]), 1)[0, 0] for s in range(9) for e in range(9)
                 for i in range(9)}) == 9**3  # fmt: skip
 
 

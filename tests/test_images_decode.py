@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from finetune.images.decode import MAX_PIXELS, Unreadable, open_image, read_bytes, to_rgb
-from finetune.images.render import UnreadableImages, find_failures
+from finetune.images.inputs import ImageInputs
+from finetune.images.render import Failure, UnreadableImages
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -169,16 +170,18 @@ def test_all_unusable_cells_are_named_with_their_reason(tmp_path: Any) -> None:
         {"path": "kept.jpg", "bytes": whole},
         {"path": "bytes-win.jpg", "bytes": b"no image"},
     ]
-    failures = find_failures(cells)
-    assert [failure.row for failure in failures] == [1, 2, 3, 4, 5, 6, 7, 8, 10]
-    reasons = {failure.row: failure.reason for failure in failures}
+    inputs = ImageInputs((8, 8), (0.5,) * 3, (0.5,) * 3, "bicubic", 1.0, "center")
+    raw, reasons = inputs.read([{"image": cell} for cell in cells])
+    assert raw["image"].shape == (2, 3, 8, 8)
+    assert list(reasons) == [1, 2, 3, 4, 5, 6, 7, 8, 10]
     assert reasons[1] == "empty, 0 bytes"
     assert reasons[2].startswith("not an image")
     assert reasons[3].startswith("broken")
     assert "pixels" in reasons[4]
     assert reasons[5] == "No such file or directory"
     assert reasons[7] == reasons[8] == "the cell has neither a path nor bytes"
-    message = str(UnreadableImages(failures))
+    names = {row: cells[row]["path"] if cells[row] else None for row in reasons}
+    message = str(UnreadableImages(Failure(i, str(names[i]), why) for i, why in reasons.items()))
     assert message.startswith("9 images cannot be read:")
     assert r"cut\nshort\x1b[31m.jpg" in message
     assert "data.on_error=skip" in message

@@ -203,19 +203,6 @@ def test_broken_images_are_found_in_the_one_pass_that_decodes(tmp_path: Path) ->
     assert counted.count == 2
 
 
-def test_usable_rows_and_failures_are_told_apart(tmp_path: Path) -> None:
-    table = Rows([cell(0), {"path": "b.png", "bytes": b"?"}, cell(2)])
-    rows, failures = INPUTS.usable(table, tmp_path, augmentation=Augmentation())
-    assert rows == [0, 2] and [failure.row for failure in failures] == [1]
-    assert INPUTS.check(table) == failures
-    before = stores(tmp_path)
-    source = INPUTS.source(
-        Rows([table.cells[i] for i in rows]), tmp_path, augmentation=Augmentation()
-    )
-    assert len(source) == 2 and stores(tmp_path) == before
-    assert INPUTS.usable(Rows([cell(0)]), tmp_path) == ([0], [])
-
-
 def test_a_file_that_vanishes_later_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

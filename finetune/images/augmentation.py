@@ -42,3 +42,9 @@ class Augmentation(Value):
         if value[0] > value[1]:
             raise ValueError(f"the smaller comes first: ({value[1]}, {value[0]})")
         return value
+
+    @property
+    def is_off(self) -> bool:
+        """Whether every epoch sees each image the same."""
+        chances = (self.flip, self.rand_augment, self.mixup, self.cutmix, self.erasing)
+        return self.crop == "none" and not any(chances)

@@ -7,8 +7,20 @@ box each image has, with the same filters as Pillow's.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+import numpy as np
 import torch
 from torch import Tensor
+
+from finetune.images.render import Pixels
+
+Triple = tuple[float, float, float]
+
+
+def channels_first(images: Pixels) -> Tensor:
+    """Return images (batch, h, w, 3) as a tensor (batch, 3, h, w)."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
 
 
 def resample(
@@ -39,7 +51,7 @@ def resample(
     pixels = pixels.view(batch, size[0], 3, size[1]).permute(0, 2, 1, 3).contiguous()
     if any(fill):
         bare = 1 - rows.sum(2)[:, None, :, None] * columns.sum(2)[:, None, None, :]
-        pixels += bare * torch.tensor(fill, device=pixels.device)[:, None, None]
+        pixels += bare * _colour(fill, pixels.device)
     return pixels.clamp_(0, 255)  # bicubic overshoots
 
 
@@ -77,9 +89,17 @@ def inside(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return (row[:, :, None] & column[:, None, :])[:, None]
 
 
-def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def normalise(pixels: Tensor, mean: Triple, std: Triple) -> Tensor:
     """Return (pixels / 255 - mean) / std, float32, for pixels from 0 to 255."""
-    return pixels.contiguous().div(255).sub_(mean).div_(std)
+    mean_, std_ = (_colour(values, pixels.device) for values in (mean, std))
+    return pixels.contiguous().div(255).sub_(mean_).div_(std_)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _colour(values: Triple, device: torch.device) -> Tensor:
+    """Return three values as (3, 1, 1), kept: to make a tensor on a GPU is to wait for it."""
+    return torch.tensor(values, device=device, dtype=torch.float32).view(3, 1, 1)
 
 
 def flipped(images: Tensor, flip: Tensor) -> Tensor:

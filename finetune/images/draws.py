@@ -11,11 +11,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from finetune.images import randaugment
 from finetune.images.augmentation import Augmentation
-from finetune.images.keyed import uniforms
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
+Bits: TypeAlias = npt.NDArray[np.uint64]
 Draws: TypeAlias = dict[str, npt.NDArray[Any]]
 
 # Columns of a sample's uniform numbers; the operations of RandAugment take what follows.
@@ -24,9 +25,30 @@ ERASE, ERASE_AREA, ERASE_RATIO, ERASE_TOP, ERASE_LEFT = range(5, 10)
 PARTNER, SHARE, WHICH, CUT_TOP, CUT_LEFT = range(10, 15)
 OPERATIONS = 16
 
-NUM_OPERATIONS = 14
 ERASED_AREA = (0.02, 1 / 3)
 ERASED_RATIO = (0.3, 3.3)
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _mix(bits: Bits) -> Bits:
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))
+
+
+def uniforms(seed: int, epoch: int, indices: Ints, count: int) -> Floats:
+    """Return (batch, count) numbers in [0, 1), the same for the same seed, epoch and index.
+
+    Each sample has its own splitmix64 stream (Steele et al. 2014, doi:10.1145/2660193.2660195), so
+    its numbers depend neither on the samples beside it nor on how many processes share the work.
+    """
+    with np.errstate(over="ignore"):  # wrapping around 2**64 is the arithmetic that is meant
+        key = _mix(np.array([seed], dtype=np.uint64) + _STEP)
+        key = _mix((key ^ np.uint64(epoch)) + _STEP)
+        keys = _mix((key ^ indices.astype(np.uint64)) + _STEP)
+        steps = np.arange(1, count + 1, dtype=np.uint64) * _STEP
+        bits = _mix(keys[:, None] + steps[None, :])
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def appearance(
@@ -48,13 +70,12 @@ def appearance(
         "flip": u[:, FLIP] < augmentation.flip,
     }
     if augmentation.rand_augment:
-        draws["operation"] = (u[:, OPERATIONS::2] * NUM_OPERATIONS).astype(np.int64)
+        draws["operation"] = (u[:, OPERATIONS::2] * len(randaugment.OPERATIONS)).astype(np.int64)
         draws["negative"] = u[:, OPERATIONS + 1 :: 2] < 0.5
     if augmentation.erasing:
         size = np.broadcast_to(np.array(target, dtype=np.int64), sizes.shape)
-        box = _box(
-            size, ERASED_AREA, ERASED_RATIO, u[:, ERASE_AREA : ERASE_LEFT + 1]
-        )  # drawn for all, used by some
+        # Drawn for all, used by some.
+        box = _box(size, ERASED_AREA, ERASED_RATIO, u[:, ERASE_AREA : ERASE_LEFT + 1])
         box[u[:, ERASE] >= augmentation.erasing, 2:] = 0
         draws["erase"] = box
     return draws
@@ -83,30 +104,19 @@ def mixing(
     height, width = target
     side = np.where(cut, np.sqrt(1 - share), 0.0)
     box_height, box_width = np.rint(height * side), np.rint(width * side)
-    box = np.stack(
-        [
-            np.floor(u[:, CUT_TOP] * (height - box_height + 1)),
-            np.floor(u[:, CUT_LEFT] * (width - box_width + 1)),
-            box_height,
-            box_width,
-        ],
-        axis=1,
-    ).astype(np.int64)
+    top = np.floor(u[:, CUT_TOP] * (height - box_height + 1))
+    left = np.floor(u[:, CUT_LEFT] * (width - box_width + 1))
     kept = 1 - box_height * box_width / (height * width)
     return {
         "partner": (u[:, PARTNER] * num_samples).astype(np.int64),
         "share": np.where(cut, kept, share).astype(np.float32),
-        "cut": box,
+        "cut": np.stack([top, left, box_height, box_width], axis=1).astype(np.int64),
         "mix": np.where(cut, 1.0, share).astype(np.float32),
     }
 
 
 def _crop(
-    augmentation: Augmentation,
-    target: tuple[int, int],
-    views: Floats,
-    sizes: Ints,
-    u: Floats,
+    augmentation: Augmentation, target: tuple[int, int], views: Floats, sizes: Ints, u: Floats
 ) -> Ints:
     if augmentation.crop == "resized":
         # The ratio is meant on the target's own shape, so that a square stays a square.

@@ -15,14 +15,7 @@ from PIL import Image
 from finetune.images.draws import Floats, Ints
 
 MARGIN = 1.15
-FILTERS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "box": Image.Resampling.BOX,
-    "hamming": Image.Resampling.HAMMING,
-    "lanczos": Image.Resampling.LANCZOS,
-}
+INTERPOLATIONS = tuple(name.lower() for name in Image.Resampling.__members__)
 
 
 @dataclass(frozen=True)
@@ -45,7 +38,7 @@ class Geometry:
     @property
     def filter(self) -> Image.Resampling:
         """Pillow's name for the interpolation."""
-        return FILTERS[self.interpolation]
+        return Image.Resampling[self.interpolation.upper()]
 
     def evaluation(self, image: Image.Image) -> Image.Image:
         """Return the native evaluation crop of an RGB image, exactly `size`."""
@@ -69,25 +62,16 @@ class Geometry:
         return int(target[0] * height / width), target[0]
 
     def _center(self, image: Image.Image) -> Image.Image:
-        (height, width), free = (
-            self.size,
-            (self.size[0] - image.height, self.size[1] - image.width),
-        )
-        # What is missing is added first, the smaller half before; what is too much is cut, rounded.
-        top = -(free[0] // 2) if free[0] > 0 else round(-free[0] / 2)
-        left = -(free[1] // 2) if free[1] > 0 else round(-free[1] / 2)
+        height, width = self.size
         canvas = Image.new("RGB", (width, height), self.fill)
-        canvas.paste(image, (-left, -top))
+        canvas.paste(image, (_offset(width - image.width), _offset(height - image.height)))
         return canvas
 
     def kept(self, height: int, width: int) -> tuple[int, int]:
         """Return the size at which training keeps an image: never larger than it is."""
         margin = max(MARGIN, 1 / self.crop_pct)
-        wanted = max(
-            math.ceil(self.size[0] * margin) / height,
-            math.ceil(self.size[1] * margin) / width,
-        )
-        scale = min(1.0, wanted)
+        needed = [math.ceil(side * margin) for side in self.size]
+        scale = min(1.0, max(needed[0] / height, needed[1] / width))
         return max(1, round(height * scale)), max(1, round(width * scale))
 
     def training(self, image: Image.Image) -> Image.Image:
@@ -99,11 +83,15 @@ class Geometry:
 
     def views(self, sizes: Ints) -> Floats:
         """Return the boxes (batch, 4) that the evaluation crop shows of images of these sizes."""
-        scaled = np.array(self.scaled, dtype=np.float64)
-        ratios = sizes / scaled
+        ratios = sizes / np.array(self.scaled, dtype=np.float64)
         if self.crop_mode == "border":
-            ratios = np.broadcast_to(ratios.max(axis=1, keepdims=True), ratios.shape)
+            ratios = ratios.max(axis=1, keepdims=True)
         elif self.crop_mode != "squash":
-            ratios = np.broadcast_to(ratios.min(axis=1, keepdims=True), ratios.shape)
+            ratios = ratios.min(axis=1, keepdims=True)
         shape = ratios * np.array(self.size)
         return np.concatenate([(sizes - shape) / 2, shape], axis=1)
+
+
+def _offset(free: int) -> int:
+    """Return where an image begins: half of what is missing, or what is cut away, rounded."""
+    return free // 2 if free > 0 else -round(-free / 2)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from finetune.errors import BackboneError, nearest
+from finetune.images import batch
 from finetune.images.augmentation import Augmentation
+from finetune.images.geometry import INTERPOLATIONS, Geometry
+from finetune.images.render import Failure, Rendering, rendered
+from finetune.images.sources import EvaluationSource, TrainingSource
+from finetune.images.store import open_images
 from finetune.protocols import Source, Table
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from finetune.images.geometry import Geometry
-    from finetune.images.render import Failure
-
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,17 @@ class ImageInputs:
                 "Correct it in the config.json that comes with its weights."
             )
 
+    @cached_property
+    def geometry(self) -> Geometry:
+        """The native crop, on Pillow images."""
+        red, green, blue = (round(255 * value) for value in self.mean)
+        fill = (red, green, blue) if self.crop_mode == "border" else (0, 0, 0)
+        return Geometry(self.size, self.crop_pct, self.crop_mode, self.interpolation, fill)
+
+    @cached_property
+    def _evaluation(self) -> Rendering:
+        return Rendering(f"evaluation {self.geometry}", self.geometry.evaluation)
+
     def source(
         self,
         table: Table,
@@ -58,12 +71,11 @@ class ImageInputs:
         All images are decoded on the way, once per machine; raises UnreadableImages naming every
         image that cannot be.
         """
-        from finetune.images import sources
-
-        cells = table[self.columns[0]]
+        cells, geometry = table[self.columns[0]], self.geometry
         if augmentation is None:
-            return sources.evaluation(self, cells, cache)
-        return sources.training(self, cells, cache, augmentation, seed)
+            return EvaluationSource(open_images(cells, self._evaluation, cache), self)
+        rendering = Rendering(f"training {geometry}", geometry.training, geometry.kept)
+        return TrainingSource(open_images(cells, rendering, cache), self, augmentation, seed)
 
     def read(self, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Tensor], dict[int, str]]:
         """Return the uint8 images of these rows after the native crop, (usable, 3, height, width),
@@ -71,50 +83,19 @@ class ImageInputs:
 
         A cell may also be a Pillow image.
         """
-        from finetune.images import sources
-
-        return sources.read(self, [row[self.columns[0]] for row in rows])
+        cells = [row[self.columns[0]] for row in rows]
+        images, reasons = [], {}
+        for result in rendered(cells, self._evaluation):
+            if isinstance(result, Failure):
+                reasons[result.row] = result.reason
+            else:
+                images.append(result)
+        return ({"image": batch.channels_first(np.stack(images))} if images else {}), reasons
 
     def finish(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return normalised float32 images under the name that the model's forward uses."""
-        from finetune.images import sources
-
-        return sources.finish(self, raw)
+        return {self.forward_argument: batch.normalise(raw["image"], self.mean, self.std)}
 
     def blank(self, batch_size: int) -> dict[str, Tensor]:
         """Return black images, (batch_size, 3, height, width), for what counts sizes."""
-        import torch
-
         return {self.forward_argument: torch.zeros(batch_size, 3, *self.size)}
-
-    def check(self, table: Table) -> list[Failure]:
-        """Return row, file name and reason of every image that cannot be used; keep nothing."""
-        from finetune.images.render import find_failures
-
-        return find_failures(table[self.columns[0]])
-
-    def usable(
-        self, table: Table, cache: Path, *, augmentation: Augmentation | None = None
-    ) -> tuple[list[int], list[Failure]]:
-        """Return the rows whose images can be used, and the failures of the others.
-
-        Decodes as `source` does, into the same store: a source of only those rows opens at once.
-        """
-        from finetune.images.render import UnreadableImages
-
-        failures: tuple[Failure, ...] = ()
-        try:
-            self.source(table, cache, augmentation=augmentation)
-        except UnreadableImages as error:
-            failures = error.failures
-        broken = {failure.row for failure in failures}
-        return [row for row in range(len(table)) if row not in broken], list(failures)
-
-    @property
-    def geometry(self) -> Geometry:
-        """The native crop, on Pillow images."""
-        from finetune.images.geometry import Geometry
-
-        red, green, blue = (round(255 * value) for value in self.mean)
-        fill = (red, green, blue) if self.crop_mode == "border" else (0, 0, 0)
-        return Geometry(self.size, self.crop_pct, self.crop_mode, self.interpolation, fill)

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from finetune.console import Bar
 from finetune.errors import DataError
 from finetune.images.decode import Unreadable, escaped, open_image, read_bytes, to_rgb
 
@@ -55,31 +54,22 @@ class Rendering:
     wanted: Callable[[int, int], tuple[int, int]] | None = None
     """The height and width needed of an image, so that a large JPEG can be decoded smaller."""
 
-    def __call__(self, content: bytes) -> Pixels:
-        """Return uint8 (height, width, 3); raise Unreadable."""
-        return np.asarray(self.shape(to_rgb(open_image(content), self.wanted)))
+    def __call__(self, cell: Any) -> Pixels:
+        """Return uint8 (height, width, 3) of an image cell or a Pillow image; raise Unreadable."""
+        image = cell if isinstance(cell, Image.Image) else open_image(read_bytes(cell))
+        return np.asarray(self.shape(to_rgb(image, self.wanted)))
 
 
-def rendered(cells: Sequence[Any], rendering: Rendering, title: str) -> Iterator[Pixels | Failure]:
-    """Yield pixels or a failure for each cell, in order; after two seconds a bar shows how far."""
+def rendered(cells: Sequence[Any], rendering: Rendering) -> Iterator[Pixels | Failure]:
+    """Yield pixels or a failure for each cell, in order."""
 
     def render(row: int, cell: Any) -> Pixels | Failure:
         try:
-            return rendering(read_bytes(cell))
+            return rendering(cell)
         except Unreadable as error:
             return Failure(row, name_of(cell), str(error))
 
-    with Bar(title, len(cells)) as bar:
-        for result in over_cells(render, cells):
-            yield result
-            bar.advance(1)
-
-
-def find_failures(cells: Sequence[Any]) -> list[Failure]:
-    """Return every cell that cannot be decoded."""
-    looked_at = Rendering("check", lambda image: image.resize((1, 1), Image.Resampling.NEAREST))
-    results = rendered(cells, looked_at, "checking images")
-    return [result for result in results if isinstance(result, Failure)]
+    return over_cells(render, cells)
 
 
 def over_cells(function: Callable[[int, Any], R], cells: Sequence[Any]) -> Iterator[R]:
@@ -96,7 +86,8 @@ def over_cells(function: Callable[[int, Any], R], cells: Sequence[Any]) -> Itera
 
 def name_of(cell: Any) -> str:
     """Return the file name of an image cell, as far as it has one."""
-    return str((cell or {}).get("path") or "bytes in the table")
+    path = cell.get("path") if isinstance(cell, dict) else None
+    return path or "bytes in the table"
 
 
 def num_threads() -> int:

@@ -17,11 +17,14 @@ import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+from filelock import FileLock, Timeout
 
+from finetune.console import Bar
 from finetune.errors import DataError
 from finetune.images.decode import Unreadable, read_bytes
 from finetune.images.draws import Ints
@@ -95,9 +98,7 @@ class Decoding:
 
     def __init__(self, cells: Sequence[Any], rendering: Rendering, sizes: Ints) -> None:
         self.sizes = sizes
-        self._cells = cells
-        self._rendering = rendering
-        self._uniform = is_uniform(sizes)
+        self._cells, self._rendering = cells, rendering
         self._pool = ThreadPoolExecutor(num_threads())
 
     def __len__(self) -> int:
@@ -106,12 +107,12 @@ class Decoding:
     def fetch(self, rows: Ints) -> Fetched:
         """Return the pixels of these rows; raise UnreadableImages if a file was lost meanwhile."""
         images = list(self._pool.map(self._decode, rows.tolist()))
-        return np.stack(images) if self._uniform else images
+        return np.stack(images) if is_uniform(self.sizes) else images
 
     def _decode(self, row: int) -> Pixels:
         cell = self._cells[row]
         try:
-            return self._rendering(read_bytes(cell))
+            return self._rendering(cell)
         except Unreadable as error:
             raise UnreadableImages([Failure(row, name_of(cell), str(error))]) from None
 
@@ -127,13 +128,11 @@ def open_images(cells: Sequence[Any], rendering: Rendering, cache: Path) -> Imag
     All are decoded in one pass, so that all broken ones are found: raises UnreadableImages. The
     others are then in a store of their own, and opening only them decodes nothing again.
     """
-    from filelock import FileLock
-
     try:
         cache.mkdir(parents=True, exist_ok=True)
         digests = _digests(cells)
         folder = cache / f"pixels-{_key(digests, rendering)}"
-        with FileLock(_lock(folder)):
+        with _lock(folder):
             if not folder.exists() or _could_be_kept(folder):
                 _build(cells, digests, rendering, folder)
             os.utime(folder)
@@ -150,6 +149,11 @@ def open_images(cells: Sequence[Any], rendering: Rendering, cache: Path) -> Imag
             f"{error.strerror or error}. Make room or grant access there, or name another folder: "
             "FINETUNE_CACHE=PATH"
         ) from error
+
+
+def _lock(folder: Path, timeout: float = -1) -> FileLock:
+    """Return the lock of a store; with `timeout`, entering it raises Timeout after so long."""
+    return FileLock(f"{folder}.lock", timeout)
 
 
 def _could_be_kept(folder: Path) -> bool:
@@ -171,8 +175,9 @@ def _build(cells: Sequence[Any], digests: list[bytes], rendering: Rendering, fol
         np.save(aside / "index.npy", index[kept])
         if failures:
             usable = folder.with_name(f"pixels-{_key([digests[i] for i in kept], rendering)}")
-            with suppress(OSError):  # it may be there already
-                os.rename(aside, usable)
+            with _lock(usable):
+                if not usable.exists():
+                    os.rename(aside, usable)
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir()
             reasons = [(failure.row, failure.reason) for failure in failures]
@@ -189,21 +194,29 @@ def _write(cells: Sequence[Any], rendering: Rendering, aside: Path) -> tuple[Int
     index = np.zeros((len(cells), 3), dtype=np.int64)
     position, room = 0, _room(aside)
     path = aside / "pixels.bin"
-    with open(path, "wb", buffering=0) as file:
-        for row, result in enumerate(rendered(cells, rendering, "decoding images")):
+    with open(path, "wb", buffering=0) as file, Bar("decoding images", len(cells)) as bar:
+        for row, result in enumerate(rendered(cells, rendering)):
+            bar.advance(1)
             if isinstance(result, Failure):
                 failures.append(result)
                 continue
             index[row] = position, *result.shape[:2]
             position += result.nbytes
-            if position <= room:
-                try:
-                    file.write(result.tobytes())
-                except OSError:  # the disk is full, or a quota is
-                    room = -1
+            if position <= room and not _written(file, result):
+                room = -1
+            if position > room:  # what is there already only takes up room
+                file.truncate(0)
     if not 0 < position <= room:
         path.unlink()
     return index, failures
+
+
+def _written(file: FileIO, pixels: Pixels) -> bool:
+    """Return whether all of it could be written: a disk or quota that is nearly full takes part."""
+    try:
+        return file.write(pixels.tobytes()) == pixels.nbytes
+    except OSError:
+        return False
 
 
 def _room(folder: Path) -> int:
@@ -214,28 +227,24 @@ def _room(folder: Path) -> int:
 
 def _evict(fresh: Path) -> None:
     """Remove the least recently used stores until the rest fit, but none in use, and no `fresh`."""
-    from filelock import FileLock, Timeout
-
-    stores = sorted(fresh.parent.glob("pixels-*/"), key=lambda folder: folder.stat().st_mtime)
-    total = sum(_bytes(folder) for folder in stores)
-    for folder in stores:
+    stores = []
+    for folder in fresh.parent.glob("pixels-*/"):
+        with suppress(FileNotFoundError):  # another process evicts as well
+            stores.append((folder.stat().st_mtime, folder, _bytes(folder)))
+    total = sum(size for _, _, size in stores)
+    for _, folder, size in sorted(stores):
         if total <= disk_limit():
             return
-        if folder == fresh or folder in _opened:
-            continue
-        with suppress(Timeout), FileLock(_lock(folder), timeout=0):
-            total -= _bytes(folder)
-            shutil.rmtree(folder, ignore_errors=True)
+        if folder != fresh and folder not in _opened:
+            with suppress(Timeout), _lock(folder, timeout=0):
+                shutil.rmtree(folder, ignore_errors=True)
+                total -= size
 
 
 def _bytes(folder: Path) -> int:
     with suppress(OSError):
         return (folder / "pixels.bin").stat().st_size
     return 0
-
-
-def _lock(folder: Path) -> str:
-    return f"{folder}.lock"
 
 
 def _digests(cells: Sequence[Any]) -> list[bytes]:
