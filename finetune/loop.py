@@ -19,7 +19,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from finetune import optim
+from finetune import optim, room
 from finetune.console import Bar
 from finetune.errors import Interrupted, TrainingError
 from finetune.freezing import set_train_mode
@@ -93,6 +93,7 @@ class Fit:
         not finite, and Interrupted, with the state saved, when the process was asked to stop.
         """
         self.resume()
+        room.make(self)
         with (
             self.folder.stops_between_updates(),
             Bar("training", self.samples_of(self.updates)) as bar,
