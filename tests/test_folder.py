@@ -55,8 +55,8 @@ def test_a_second_writer_is_refused_while_the_first_lives(tmp_path: Path) -> Non
 
 
 def test_another_recipe_is_refused_with_the_difference(tmp_path: Path) -> None:
-    with opened(tmp_path, digits):
-        pass
+    with opened(tmp_path, digits) as folder:
+        folder.log(loss=1.0)
     other = digits.override("train.lr=0.5", "method=lora")
     with pytest.raises(RunError) as caught, opened(tmp_path, other):
         pass
@@ -66,11 +66,19 @@ def test_another_recipe_is_refused_with_the_difference(tmp_path: Path) -> None:
     assert Recipe.from_yaml((tmp_path / "recipe.yaml").read_text()) == digits
 
 
+def test_a_run_that_never_learned_may_be_given_another_recipe(tmp_path: Path) -> None:
+    other = digits.override("train.lr=0.5")
+    for recipe in (digits, other):
+        with opened(tmp_path, recipe):
+            pass
+    assert Recipe.from_yaml((tmp_path / "recipe.yaml").read_text()) == other
+
+
 def test_another_script_is_refused(tmp_path: Path) -> None:
     for first, second in ((SCRIPTED, stripes(Net, lr=1.0)), (SCRIPTED, digits), (digits, SCRIPTED)):
         path = tmp_path / f"{first.digest}-{second.digest}"
-        with opened(path, first):
-            pass
+        with opened(path, first) as folder:
+            folder.log(loss=1.0)
         with pytest.raises(RunError, match="another recipe, one of them made in a script"):
             opened(path, second).__enter__()
 

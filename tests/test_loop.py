@@ -12,9 +12,7 @@ import torch
 from toy import RANDOM, VIT, Net, difference, fit, log, stripes
 
 from finetune import Full, TrainingError, build, finetune
-from finetune.environment import accelerator
 from finetune.errors import RecipeError
-from finetune.folder import opened
 from finetune.loop import Fit, predict
 from finetune.samples import ahead, order
 
@@ -149,9 +147,7 @@ def test_the_average_follows_the_weights(tmp_path: Path) -> None:
             return loss
 
     recipe = stripes(epochs=1, ema=0.5)
-    with opened(tmp_path, recipe) as folder:
-        watched = Watched(build.job(recipe), folder, accelerator("no"))
-        watched.run()
+    watched = fit(recipe, tmp_path, Watched)
     average = watched.seen[0]
     for value in watched.seen[1:]:
         average = 0.5 * average + 0.5 * value
@@ -181,8 +177,7 @@ def test_a_part_starts_to_learn_at_its_epoch(tmp_path: Path) -> None:
             return loss
 
     recipe = stripes(method=Full(unfreeze_epochs=0.5), lr=0.1, weight_decay=0.5, epochs=2)
-    with opened(tmp_path, recipe) as folder:
-        Watched(build.job(recipe), folder, accelerator("no")).run()
+    fit(recipe, tmp_path, Watched)
     assert moved["head.weight"] == moved["head.bias"] == 0
     assert moved["branch.0.weight"] == 4  # half of the 8 updates of an epoch
     assert moved["stem.1.weight"] == 8

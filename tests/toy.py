@@ -133,11 +133,11 @@ def stripes(
     )
 
 
-def fit(recipe: Recipe, path: Path) -> Fit:
+def fit(recipe: Recipe, path: Path, kind: type[Fit] = Fit) -> Fit:
     """Train as `finetune` does, but leave out all that comes after; return what trained."""
     with opened(path, recipe) as folder:
         hold = accelerator(precision(recipe.train.precision), compiled=recipe.train.compile)
-        fitted = Fit(build.job(recipe), folder, hold)
+        fitted = kind(build.job(recipe), folder, hold)
         fitted.facts = fitted.run()
     return fitted
 
