@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 # Before any library that reads them is imported, here and in child processes.
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
+# A GPU is left to the tests that are marked so: elsewhere results are compared bit by bit.
+os.environ["ACCELERATE_USE_CPU"] = "true"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -30,6 +30,8 @@ CASES = {
     "interrupted": stripes(toy.RANDOM, epochs=3, save_seconds=0),
     "uninterrupted": stripes(toy.RANDOM, epochs=3),
 }
+ADDITIVE = ("whole", "cut", "adamw, average", "class weights", "last batch of one")
+"""Those without dropout, whose random numbers follow the processes."""
 
 
 class Interrupting(Fit):

@@ -219,9 +219,6 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:
 
 
 def test_half_precision_needs_a_gpu(tmp_path: Path) -> None:
-    if torch.cuda.is_available():
-        assert fit(stripes(precision="fp16"), tmp_path).accelerator.scaler is not None
-        return
     with pytest.raises(RecipeError, match=r"fp16 needs a GPU.* Allowed on this machine: auto, no"):
         finetune(stripes(precision="fp16"), tmp_path)
 

@@ -14,9 +14,6 @@ from safetensors.torch import load_file
 
 from finetune import Run
 
-ADDITIVE = ["whole", "cut", "adamw, average", "class weights", "last batch of one"]
-"""Without dropout, whose random numbers follow the processes."""
-
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -46,7 +43,7 @@ def test_there_were_two(two: Path) -> None:
         assert [(two / name / f"processes-{rank}").read_text() for rank in (0, 1)] == ["2", "2"]
 
 
-@pytest.mark.parametrize("name", ADDITIVE)
+@pytest.mark.parametrize("name", launched.ADDITIVE)
 def test_they_learn_the_same_weights(one: Path, two: Path, name: str) -> None:
     alone = load_file(one / name / "weights-0.safetensors")
     together = load_file(two / name / "weights-0.safetensors")
