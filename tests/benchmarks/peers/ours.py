@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,27 +52,19 @@ def training(setup: Setup, clock: Clock) -> None:
 
 def top_layers(setup: Setup, clock: Clock) -> None:
     """Fine-tuning of the top layers without augmentation."""
-    tick_with(clock)
-    finetune(top_only(setup), output=run_folder(setup, "top_layers"))
+    _top_layers(setup, clock, "top_layers", Augmentation(crop="none", flip=0))
 
 
 def top_layers_anew(setup: Setup, clock: Clock) -> None:
-    """The same with the frozen layers computed in every epoch."""
-    from finetune import boundary
+    """The same, except that a flip might come, though none ever does: so nothing may be kept."""
+    _top_layers(setup, clock, "top_layers_anew", Augmentation(crop="none", flip=1e-12))
 
-    @contextmanager
-    def left_out(job: Any, *_: Any) -> Iterator[tuple[Any, None]]:
-        yield job, None
 
-    boundary.replayed = left_out
+def _top_layers(setup: Setup, clock: Clock, name: str, augmentation: Augmentation) -> None:
     tick_with(clock)
-    finetune(top_only(setup), output=run_folder(setup, "top_layers_anew"))
-
-
-def top_only(setup: Setup) -> Recipe:
-    """Return a recipe whose lower layers are frozen and whose images are always the same."""
-    task = ImageClassification(augmentation=Augmentation(crop="none", flip=0))
-    return cifar(setup, task=task, method=Full(train_layers=TOP_LAYERS))
+    task = ImageClassification(augmentation=augmentation)
+    value = cifar(setup, task=task, method=Full(train_layers=TOP_LAYERS))
+    finetune(value, output=run_folder(setup, name))
 
 
 def tick_with(clock: Clock) -> None:
