@@ -46,6 +46,7 @@ def job(recipe: Recipe) -> Job:
     skipped: dict[str, int] = {split: len(rows) for split, rows in left_out.items()}
     if empty := [split for split in left_out if not len(sources[split])]:
         raise DataError(f"No input of the {empty[0]} split can be read: nothing is left of it.")
+    check_batch(recipe, splits)
     samples = {split: Samples(sources[split], target.encode(splits[split])) for split in SPLITS}
     module = recipe.method.prepare(network)
     if train.gradient_checkpointing:
