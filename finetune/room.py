@@ -15,7 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 if TYPE_CHECKING:
     from finetune.loop import Fit
 
-SHARE = 0.5
+SHARE = 0.25
 """Of the memory there is, what the activations of one backward pass may take."""
 
 
