@@ -82,7 +82,7 @@ def show(recipe: Recipe, origins: Mapping[str, str] | None = None) -> None:
 
 
 def _train(recipe: Recipe, folder: Any) -> None:
-    from finetune import build, environment, outcome, probe
+    from finetune import boundary, build, environment, extraction, outcome
     from finetune.freezing import Frozen
     from finetune.loop import Fit
 
@@ -96,9 +96,12 @@ def _train(recipe: Recipe, folder: Any) -> None:
     frozen = Frozen.of(job.module)
     training: dict[str, Any] = {}
     if job.method.probe:
-        training |= probe.fit(job, accelerator.device, precision)
+        training |= extraction.fit_probe(job, accelerator.device, precision)
     if job.method.descends:
-        training |= Fit(job, folder, accelerator).run()
+        with boundary.replayed(job, accelerator.device, precision) as (replayed, sentence):
+            if sentence:
+                folder.say(sentence)
+            training |= Fit(replayed, folder, accelerator).run()
     frozen.check(job.module)
     result = outcome.describe(job, folder) | {"training": training}
     if accelerator.is_main_process:

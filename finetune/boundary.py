@@ -9,104 +9,119 @@ runs unchanged. The training loop knows nothing of it: it is a source of batches
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
 import math
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finetune import console
-from finetune.extraction import autocast
-from finetune.freezing import digest, still
-from finetune.protocols import Array, Source
-from finetune.relay import ARGUMENT, Inputs, capture, filled, install, is_dense, is_deterministic
+from finetune import build, console, kept
+from finetune.environment import autocast
+from finetune.freezing import fingerprint, still
+from finetune.images.store import disk_limit
+from finetune.protocols import Array, Source, Split
+from finetune.relay import ARGUMENT, Inputs, NotKept, Relay, capture, filled, install, is_dense
 
-LAYOUT = 1
-CHECKED = 8
-"""Samples on which a replayed forward is compared with the real one, and two epochs are."""
+if TYPE_CHECKING:
+    from finetune.job import Job
+
+LAYOUT = 2
+
+
+@contextmanager
+def replayed(job: Job, device: torch.device, precision: str) -> Iterator[tuple[Job, str | None]]:
+    """Lend the job for training, frozen layers computed once where that changes nothing else.
+
+    With it comes a sentence on whether they are, or None where there is nothing to keep: all
+    layers learn, augmentation changes the inputs, or the model is compiled. The job's own samples
+    stay as they are, and its module is as it was when training ends.
+    """
+    train, augmentation = job.train, job.recipe.task.augmentation
+    frozen = not all(p.requires_grad for p in job.module.parameters())
+    if not frozen or train.compile or not (augmentation is None or augmentation.is_off):
+        yield job, None
+        return
+    micro = min(train.micro_batch_size or train.batch_size, train.batch_size)
+    sizes: dict[Split, int] = {"train": micro, "validation": train.eval_batch_size}
+    sources = {split: (job.samples[split].source, size) for split, size in sizes.items()}
+    key = {"inputs": repr(job.network.inputs), "data": job.splits.fingerprint}
+    folder = build.cache_folder() / "boundary"
+    try:
+        if train.gradient_checkpointing:
+            raise NotKept("gradient checkpointing computes them anew")
+        relay, activations = cached(job.module, sources, folder, key, device, precision)
+    except (NotKept, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        yield job, f"Frozen activations are not kept: {reason}."
+        return
+    try:
+        own = {s: replace(job.samples[s], source=source) for s, source in activations.items()}
+        sentence = f"Activations of the frozen layers up to {relay.boundary} are kept on disk."
+        yield replace(job, samples={**job.samples, **own}), sentence
+    finally:
+        relay.remove()
 
 
 def cached(
     module: nn.Module,
-    source: Source,
+    sources: Mapping[Split, tuple[Source, int]],
     folder: Path,
     key: Mapping[str, Any],
-    *,
-    batch_size: int = 64,
-    device: torch.device | None = None,
-    precision: str = "no",
-    limit_bytes: int | None = None,
-) -> tuple[Source, str]:
-    """Return a source of kept activations, or `source` itself, and a sentence that says which.
+    device: torch.device,
+    precision: str,
+) -> tuple[Relay, dict[Split, Activations]]:
+    """Return the relay put into `module`, and for each source one of kept activations.
 
-    `source` must give the same inputs at every epoch (no augmentation); that is for the caller to
-    know, and is checked on a few samples only. `module` is already prepared by its method;
-    it is changed so that it takes the batches of the new source, and everything else as before.
-    The cache is left out, with the reason, where the model has no single boundary, where the part
-    below is random, or where the activations need more than `limit_bytes` (half the free disk).
-    Losses differ by rounding at most, and not where a forward has `batch_size` samples.
+    Sources come with the batch size of their forward passes, and must give the same inputs at
+    every epoch; that is for the caller to know, and is checked on a few samples only. `module` is
+    already prepared by its method; with the relay it takes the batches of the new sources, and
+    everything else as before. Raises NotKept, or OSError where there is no room, the module as it
+    was. Losses differ by rounding at most, and not where a forward has the batch size.
     """
-    device = device or next(module.parameters()).device
     module.to(device)
-    if any(
-        getattr(part, name, False)
-        for part in module.modules()
-        for name in ("grad_checkpointing", "gradient_checkpointing")
-    ):
-        return source, "Frozen activations are not kept: gradient checkpointing computes them anew."
 
-    def read(rows: Array, epoch: int = 0) -> Inputs:
+    def read(source: Source, rows: Array, epoch: int = 0) -> Inputs:
         raw = source.read(rows, epoch)
         return source.finish({name: tensor.to(device) for name, tensor in raw.items()})
 
-    first = np.arange(min(CHECKED, len(source)))
-    inputs, again = read(first), read(first, 1)
-    if not all(torch.equal(inputs[name], again[name]) for name in inputs):
-        return source, "Frozen activations are not kept: the inputs differ between epochs."
+    def compute(source: Source, rows: Array) -> Tensor:
+        with torch.no_grad(), autocast(device, precision):
+            return capture(module, relay, read(source, rows))
+
+    source = sources["train"][0]
+    first = np.arange(min(kept.CHECKED, len(source)))
+    inputs, again = read(source, first), read(source, first, 1)
+    if not all(torch.equal(tensor, again[name]) for name, tensor in inputs.items()):
+        raise NotKept("the inputs differ between epochs")
     with torch.no_grad(), autocast(device, precision):
         relay = install(module, inputs)
-        if relay is None:
-            return source, "Frozen activations are not kept: the model has no frozen boundary."
-        if not is_deterministic(module, relay, inputs):
-            relay.remove()
-            return source, "Frozen activations are not kept: dropout acts in the frozen part."
-        sample = capture(module, relay, inputs)
-    form = _Form.of(sample, len(source))
-    whole = dict(key) | asdict(form) | {
+    shapes = {name: (tensor.shape[1:], tensor.dtype) for name, tensor in inputs.items()}
+    whole = dict(key) | {
         "layout": LAYOUT,
-        "weights": _frozen_weights(module),
+        "weights": fingerprint(still(module)),
         "boundary": relay.boundary,
-        "architecture": type(module).__name__,
         # Rounding can depend on both, and a resumed run must see the same numbers.
-        "batch_size": batch_size,
         "precision": precision,
         "device": device.type,
-    }  # fmt: skip
-    text = json.dumps(whole, sort_keys=True, default=str)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"boundary-{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
-
-    def compute(rows: Array) -> Tensor:
-        with torch.no_grad(), autocast(device, precision):
-            return capture(module, relay, read(rows))
-
+    }
+    result = {}
     try:
-        kept = _kept(path, form, compute, batch_size, limit_bytes)
-    except OSError as error:
+        for split, (source, size) in sources.items():
+            own = whole | {"split": split, "samples": len(source), "batch_size": size}
+            stored, axes = _stored(folder, own, partial(compute, source), len(source), size)
+            result[split] = Activations(source, stored, axes, shapes if is_dense(inputs) else None)
+    except BaseException:
         relay.remove()
-        return source, f"Frozen activations are not kept: {error.strerror}."
-    shapes = {name: (tensor.shape[1:], tensor.dtype) for name, tensor in inputs.items()}
-    sentence = f"Activations of the frozen layers up to {relay.boundary} are kept on disk."
-    return Activations(source, kept, form, shapes if is_dense(inputs) else None), sentence
+        raise
+    return relay, result
 
 
 @dataclass(frozen=True)
@@ -114,101 +129,85 @@ class Activations:
     """Batches of kept activations beside the inputs that the forward takes."""
 
     source: Source
-    kept: Tensor
-    form: _Form
+    stored: Tensor
+    """As they lie in memory, (samples, ...)."""
+    axes: tuple[int, ...]
+    """Where each axis of an activation is in `stored`: sums go by memory, so rounding does."""
     shapes: Mapping[str, tuple[torch.Size, torch.dtype]] | None
     """What the inputs look like where nothing above the boundary reads them; None if it may."""
 
     def __len__(self) -> int:
-        return len(self.kept)
+        return len(self.stored)
 
     def read(self, indices: Array, epoch: int) -> Inputs:
         """Return the activations of these samples, and their inputs only if they are needed."""
         raw = self.source.read(indices, epoch) if self.shapes is None else {}
-        stored = self.kept[torch.from_numpy(np.asarray(indices))]
-        return raw | {ARGUMENT: self.form.decode(stored)}
+        return raw | {ARGUMENT: self.stored[torch.from_numpy(indices)].permute(self.axes)}
 
     def finish(self, raw: Inputs) -> Inputs:
         """Return what the forward takes; inputs that nothing reads are zeros without memory."""
-        activation = raw[ARGUMENT]
+        rest = dict(raw)
+        activation = rest.pop(ARGUMENT)
         if self.shapes is None:
-            rest = {name: tensor for name, tensor in raw.items() if name != ARGUMENT}
-            return self.source.finish(rest) | {ARGUMENT: activation}
-        return {
-            name: filled(activation, shape, dtype) for name, (shape, dtype) in self.shapes.items()
-        } | {ARGUMENT: activation}
+            rest = self.source.finish(rest)
+        else:
+            rest = {name: filled(activation, *like) for name, like in self.shapes.items()}
+        return rest | {ARGUMENT: activation}
 
 
-@dataclass(frozen=True)
-class _Form:
-    """How the activations of all samples lie in a file."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    order: tuple[int, ...]
-    """The axes from the slowest in memory to the quickest: sums go by it, and so does rounding."""
-
-    @classmethod
-    def of(cls, sample: Tensor, samples: int) -> _Form:
-        inner = sorted(range(1, sample.ndim), key=lambda axis: -sample.stride()[axis])
-        shape = (samples, *(sample.shape[axis] for axis in inner))
-        return cls(shape, str(sample.dtype).removeprefix("torch."), (0, *inner))
-
-    @property
-    def bytes(self) -> int:
-        dtype: torch.dtype = getattr(torch, self.dtype)
-        return math.prod(self.shape) * dtype.itemsize
-
-    def encode(self, activation: Tensor) -> Any:
-        stored = activation.permute(self.order).cpu().contiguous()
-        return stored.reshape(-1).view(torch.uint8).numpy().data
-
-    def decode(self, stored: Tensor) -> Tensor:
-        return stored.permute([self.order.index(axis) for axis in range(stored.ndim)])
-
-    def open(self, path: Path) -> Tensor:
-        size, dtype = math.prod(self.shape), getattr(torch, self.dtype)
-        return torch.from_file(str(path), size=size, dtype=dtype).view(self.shape)
-
-
-def _kept(
-    path: Path, form: _Form, compute: Callable[[Array], Tensor], batch_size: int, limit: int | None
-) -> Tensor:
-    """Return all activations, from the file or computed into it, written aside and renamed.
+def _stored(
+    folder: Path,
+    key: Mapping[str, Any],
+    compute: Callable[[Array], Tensor],
+    samples: int,
+    batch_size: int,
+) -> tuple[Tensor, tuple[int, ...]]:
+    """Return the activations of all samples, and their axes, from the file or computed into it.
 
     Raises OSError where there is no room.
     """
-    from filelock import FileLock
+    sample = compute(np.arange(min(kept.CHECKED, samples)))
+    order = [0, *sorted(range(1, sample.ndim), key=lambda axis: -sample.stride()[axis])]
+    axes = tuple(order.index(axis) for axis in range(sample.ndim))
+    shape = (samples, *sample.permute(order).shape[1:])
+    count = math.prod(shape)
 
-    with FileLock(f"{path}.lock"):
-        if path.exists() and path.stat().st_size == form.bytes:
-            os.utime(path)
-            return form.open(path)
-        free = shutil.disk_usage(path.parent).free // 2 if limit is None else limit
-        if form.bytes > free:
-            needed = f"they need {form.bytes / 1e9:.3g} GB, and {free / 1e9:.3g} GB are allowed"
-            raise OSError(errno.ENOSPC, needed)
-        descriptor, aside = tempfile.mkstemp(prefix=".boundary-", dir=path.parent)
-        samples = form.shape[0]
-        try:
-            with (
-                os.fdopen(descriptor, "wb") as file,
-                console.Bar("computing frozen layers", samples) as bar,
-            ):
-                for start in range(0, samples, batch_size):
-                    # The last batch is filled up: rounding may depend on how many there are.
-                    rows = np.arange(start, start + batch_size)
-                    count = min(batch_size, samples - start)
-                    file.write(form.encode(compute(rows % samples)[:count]))
-                    bar.advance(count)
-            os.replace(aside, path)
-        finally:
-            Path(aside).unlink(missing_ok=True)
-    return form.open(path)
+    def opened(path: Path) -> Tensor:
+        return torch.from_file(str(path), size=count, dtype=sample.dtype).view(shape)
+
+    with kept.held(folder, "activations", key) as path:
+        if path.exists() and path.stat().st_size == count * sample.element_size():
+            stored = opened(path)
+            if kept.agree(stored[: len(sample)].permute(axes), sample):
+                os.utime(path)
+                return stored, axes
+        _make_room(folder, count * sample.element_size())
+        with (
+            kept.written_aside(path) as aside,
+            aside.open("wb") as file,
+            console.Bar("computing frozen layers", samples) as bar,
+        ):
+            for start in range(0, samples, batch_size):
+                # The last batch is filled up: rounding may depend on how many there are.
+                rows = np.arange(start, start + batch_size) % samples
+                part = compute(rows)[: samples - start].permute(order).cpu().contiguous()
+                file.write(part.reshape(-1).view(torch.uint8).numpy().data)
+                bar.advance(len(part))
+        return opened(path), axes
 
 
-def _frozen_weights(module: nn.Module) -> str:
-    hashed = hashlib.blake2b(digest_size=16)
-    for name, tensor in still(module):
-        hashed.update(f"{name} {digest(tensor)}\n".encode())
-    return hashed.hexdigest()
+def _make_room(folder: Path, size: int) -> None:
+    """Remove the files used least recently until `size` bytes more are within the limit.
+
+    That is FINETUNE_CACHE_GB, and half of the free disk. Who reads a removed file keeps it open.
+    """
+    allowed = min(disk_limit(), shutil.disk_usage(folder).free // 2)
+    if size > allowed:
+        needed = f"they need {size / 1e9:.3g} GB, and {allowed / 1e9:.3g} GB are allowed"
+        raise OSError(errno.ENOSPC, needed)
+    files = [path for path in folder.glob("activations-*") if path.suffix != ".lock"]
+    total = size
+    for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
+        total += path.stat().st_size
+        if total > disk_limit():
+            path.unlink(missing_ok=True)

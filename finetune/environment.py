@@ -9,6 +9,7 @@ import platform
 import resource
 import subprocess
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,12 @@ def precision(asked: str) -> str:
     if asked != "auto":
         return asked
     return "bf16" if has_fast_bf16() else "no"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """Return the context of a forward pass in `no`, `bf16` or `fp16`, as `precision` returns it."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
 def has_fast_bf16() -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
 from finetune import optim
-from finetune.extraction import AUTOCAST
+from finetune.environment import autocast
 from finetune.freezing import set_train_mode
 
 if TYPE_CHECKING:
@@ -92,11 +91,8 @@ def _activations(
         weights = {_storage(p) for p in module.parameters()}
         with torch.device(device):
             inputs = network.inputs.blank(batch_size)
-        cast: Any = nullcontext()
-        if precision in AUTOCAST:
-            cast = torch.autocast(device.type, AUTOCAST[precision])
         if not descends:
-            with cast, torch.no_grad():
+            with autocast(device, precision), torch.no_grad():
                 return _largest_step(module.eval(), inputs)
 
         def keep(tensor: Tensor) -> Tensor:
@@ -106,7 +102,7 @@ def _activations(
             return tensor
 
         set_train_mode(module)
-        with cast, saved_tensors_hooks(keep, lambda tensor: tensor):
+        with autocast(device, precision), saved_tensors_hooks(keep, lambda tensor: tensor):
             outputs = module(**inputs)
         total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
         del outputs

@@ -5,30 +5,28 @@ The same features serve the `features` method and full fine-tuning that starts f
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import os
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from finetune import console
+from finetune import build, console, kept
+from finetune.environment import autocast
 from finetune.errors import TrainingError
 from finetune.freezing import fingerprint
-from finetune.linear_head import LinearHead, fit_head
-from finetune.protocols import Array, Network, Source, Target
-from finetune.samples import Samples, ahead
+from finetune.linear_head import fit_head
+from finetune.protocols import Array, Network, Source
+from finetune.samples import ahead
 
-LAYOUT = 1
+if TYPE_CHECKING:
+    from finetune.job import Job
+
+LAYOUT = 2
 """Part of every key: a change of what is kept makes earlier files unused."""
-
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def extract(
@@ -45,134 +43,98 @@ def extract(
 
     Computed once, in evaluation mode, and kept in `folder`: the same weights (head excluded),
     precision and `key` are read back. `key` names what else the features depend on: preprocessing,
-    data, split, pooling. Raises TrainingError if a feature is not finite.
+    data, split. Raises TrainingError if a feature is not finite.
     """
-    from filelock import FileLock
-
     device = device or next(network.module.parameters()).device
-    network.module.to(device)
-    weights = fingerprint(network.module, network.head())
+    network.module.to(device).eval()
+    if not len(source):
+        raise TrainingError("There is no sample to extract features from.")
+
+    def compute(samples: int) -> Array:
+        """Return the features of the first samples."""
+
+        def read(start: int) -> dict[str, Tensor]:
+            return source.read(np.arange(start, min(start + batch_size, samples)), 0)
+
+        starts, depth = range(0, samples, batch_size), 0 if device.type == "cpu" else 2
+        parts = []
+        with torch.inference_mode(), console.Bar("extracting features", samples) as bar:
+            for raw in ahead(read, starts, depth):
+                moved = {name: t.to(device, non_blocking=True) for name, t in raw.items()}
+                with autocast(device, precision):
+                    features = network.features(source.finish(moved))
+                parts.append(features.float().cpu().numpy())
+                bar.advance(len(features))
+        return np.concatenate(parts)
+
+    heads = tuple(f"{name}." for name in network.head())
+    tensors = network.module.state_dict().items()
     whole = dict(key) | {
         "layout": LAYOUT,
-        "weights": weights,
-        "architecture": type(network.module).__name__,
+        "weights": fingerprint((n, t) for n, t in tensors if not n.startswith(heads)),
         "precision": precision,
         "device": device.type,
         "samples": len(source),
     }
-    text = json.dumps(whole, sort_keys=True, default=str)
-    name = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"features-{name}.safetensors"
-    with FileLock(f"{path}.lock"):
-        kept = _read(path, text)
-        if kept is not None:
-            return kept
-        features = _compute(network, source, batch_size, device, precision)
-        _write(path, text, features)
+    with kept.held(folder, "features", whole) as path:
+        if (found := _read(path)) is not None:
+            first = compute(min(kept.CHECKED, len(source)))
+            if kept.agree(torch.from_numpy(found[: len(first)]), torch.from_numpy(first)):
+                return found
+        features = compute(len(source))
+        bad = np.flatnonzero(~np.isfinite(features).all(1))
+        if len(bad):
+            raise TrainingError(
+                f"{len(bad)} of {len(source)} samples have features that are not finite (the first "
+                f"is row {bad[0]}). Try train.precision=no, or check the weights of the backbone."
+            )
+        try:
+            with kept.written_aside(path) as aside, aside.open("wb") as file:
+                np.save(file, features)
+        except OSError as error:
+            console.say(f"The features could not be kept in {folder} ({error}).")
     return features
 
 
-def _compute(
-    network: Network, source: Source, batch_size: int, device: torch.device, precision: str
-) -> Array:
-    network.module.eval()
-    rows = np.arange(len(source))
-
-    def read(start: int) -> dict[str, Tensor]:
-        return source.read(rows[start : start + batch_size], 0)
-
-    batches = ahead(read, range(0, len(rows), batch_size), depth=0 if device.type == "cpu" else 2)
-    result: Array | None = None
-    done = 0
-    with torch.inference_mode(), console.Bar("extracting features", len(rows)) as bar:
-        for raw in batches:
-            inputs = source.finish({k: v.to(device, non_blocking=True) for k, v in raw.items()})
-            with autocast(device, precision):
-                features = network.features(inputs).float().cpu().numpy()
-            if result is None:
-                result = np.empty((len(rows), features.shape[1]), np.float32)
-            result[done : done + len(features)] = features
-            done += len(features)
-            bar.advance(len(features))
-    if result is None:
-        raise TrainingError("There is no sample to extract features from.")
-    bad = np.flatnonzero(~np.isfinite(result).all(1))
-    if len(bad):
-        raise TrainingError(
-            f"{len(bad)} of {len(rows)} samples have features that are not finite (the first is "
-            f"row {bad[0]}). Try train.precision=no, or check the weights of the backbone."
-        )
-    return result
-
-
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """Return the context of a forward pass in `no`, `bf16` or `fp16`."""
-    if precision not in AUTOCAST:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, AUTOCAST[precision])
-
-
-def _read(path: Path, key: str) -> Array | None:
-    """Return kept features; None if there are none, or the file is damaged or another's."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.exists():
-        return None
+def _read(path: Path) -> Array | None:
+    """Return kept features; None if there are none, or the file is damaged."""
     try:
-        with safe_open(path, "numpy") as file:
-            if (file.metadata() or {}).get("key") != key:
-                return None
-            os.utime(path)
-            features: Array = file.get_tensor("features")
-            return features
-    except (SafetensorError, OSError) as error:
+        features: Array = np.load(path, allow_pickle=False)
+        os.utime(path)
+        return features
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError) as error:
         console.say(f"Kept features could not be read ({error}); they are computed again.")
         return None
 
 
-def _write(path: Path, key: str, features: Array) -> None:
-    """Keep features: written aside, then renamed. Without room the run goes on without."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
+def fit_probe(job: Job, device: torch.device, precision: str) -> dict[str, Any]:
+    """Fit the head of `job` on the features of its training split and leave it in the network.
 
-    descriptor, aside = tempfile.mkstemp(prefix=".features-", dir=path.parent)
-    os.close(descriptor)
-    try:
-        save_file({"features": features}, aside, {"key": key})
-        os.replace(aside, path)
-    except (SafetensorError, OSError) as error:
-        console.say(f"The features could not be kept in {path.parent} ({error}).")
-    finally:
-        Path(aside).unlink(missing_ok=True)
-
-
-def linear_probe(
-    network: Network,
-    train: Samples,
-    validation: Samples,
-    target: Target,
-    strengths: Sequence[float],
-    folder: Path,
-    key: Mapping[str, Any],
-    *,
-    batch_size: int = 64,
-    device: torch.device | None = None,
-    precision: str = "no",
-) -> LinearHead:
-    """Extract the features of both splits, fit a head on them, and put it into the network.
-
-    `train` must come without augmentation.
+    The strength of the penalty is chosen on validation. Returns the strengths that were tried.
     """
-    splits = [
+    plain = build.open_split(job.recipe, job.network, job.splits, "train", augmented=False)
+    train, validation = (
         extract(
-            network, samples.source, folder, {**key, "split": split},
-            batch_size=batch_size, device=device, precision=precision,
+            job.network,
+            source,
+            build.cache_folder() / "features",
+            {"inputs": repr(job.network.inputs), "data": job.splits.fingerprint, "split": split},
+            batch_size=job.train.eval_batch_size,
+            device=device,
+            precision=precision,
         )
-        for split, samples in (("train", train), ("validation", validation))
-    ]  # fmt: skip
-    fitted = fit_head(
-        splits[0], train.targets, splits[1], validation.targets, target, strengths, device=device
+        for split, source in (("train", plain), ("validation", job.samples["validation"].source))
     )
-    network.set_head(fitted.weight, fitted.bias)
-    return fitted
+    head = fit_head(
+        train,
+        job.samples["train"].targets,
+        validation,
+        job.samples["validation"].targets,
+        job.target,
+        job.method.probe,
+        device=device,
+    )
+    job.network.set_head(head.weight, head.bias)
+    return {"probe": {"c": head.c, "tried": head.log()}}

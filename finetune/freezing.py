@@ -82,13 +82,11 @@ def digest(tensor: Tensor) -> str:
     return hashed.hexdigest()
 
 
-def fingerprint(module: nn.Module, without: Iterable[str] = ()) -> str:
-    """Return a hash of all weights and buffers but those of the modules named in `without`."""
-    skipped = tuple(f"{name}." for name in without)
+def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Return a hash of all these tensors and their names."""
     hashed = hashlib.blake2b(digest_size=16)
-    for name, tensor in module.state_dict().items():
-        if not name.startswith(skipped):
-            hashed.update(f"{name} {digest(tensor)}\n".encode())
+    for name, tensor in tensors:
+        hashed.update(f"{name} {digest(tensor)}\n".encode())
     return hashed.hexdigest()
 
 

@@ -23,8 +23,16 @@ LEAST_SHARE = 0.2
 Inputs = dict[str, Tensor]
 
 
+class NotKept(Exception):
+    """Why activations cannot be kept, as the second half of a sentence."""
+
+
 class Relay:
-    """Hands the activations of the batch under way to the part that would compute them."""
+    """Hands the activations of the batch under way to the part that would compute them.
+
+    `parts` are the names of the frozen parts in the order in which they run, each with its output
+    for any batch; the last of them is the boundary.
+    """
 
     def __init__(self, module: nn.Module, parts: list[tuple[str, Tensor]]) -> None:
         self.activation: Tensor | None = None
@@ -71,34 +79,8 @@ def _relayed(self: Any, *args: Any, **kwargs: Any) -> Any:
 
 def filled(like: Tensor, shape: torch.Size, dtype: torch.dtype, value: float = 0.0) -> Tensor:
     """Return (batch, *shape) of one value, 0 in integers, that takes the memory of one number."""
-    return like.new_full((), value if dtype.is_floating_point else 0, dtype=dtype).expand(
-        len(like), *shape
-    )
-
-
-def install(module: nn.Module, inputs: Inputs) -> Relay | None:
-    """Find the boundary and put a relay there; None if there is none that reproduces the outputs.
-
-    All that runs before the boundary gives NaN here, so that a path around it (a skip connection,
-    say) shows in the outputs even where a weight of 0 hides it; then an earlier part is tried.
-    """
-    module.eval()
-    parts, share = _frozen_parts(module, inputs)
-    wanted = module(**inputs)
-    for count in range(len(parts), max(0, len(parts) - TRIES), -1):
-        if share[count - 1] < LEAST_SHARE:
-            break
-        relay = Relay(module, parts[:count])
-        activation = capture(module, relay, inputs)
-        batch = inputs
-        if is_dense(inputs):
-            batch = {n: filled(t, t.shape[1:], t.dtype, math.nan) for n, t in inputs.items()}
-        relay.filler = math.nan
-        if torch.equal(module(**batch, **{ARGUMENT: activation}), wanted):
-            relay.filler = 0.0
-            return relay
-        relay.remove()
-    return None
+    one = like.new_full((), value if dtype.is_floating_point else 0, dtype=dtype)
+    return one.expand(len(like), *shape)
 
 
 def is_dense(inputs: Inputs) -> bool:
@@ -106,28 +88,52 @@ def is_dense(inputs: Inputs) -> bool:
     return all(tensor.is_floating_point() for tensor in inputs.values())
 
 
-def _frozen_parts(
-    module: nn.Module, inputs: Inputs
-) -> tuple[list[tuple[str, Tensor]], list[float]]:
+def install(module: nn.Module, inputs: Inputs) -> Relay:
+    """Put a relay at the boundary; raise NotKept, the module as it was, where there is none.
+
+    All that runs before the boundary gives NaN here, so that a path around it (a skip connection,
+    say) shows in the outputs even where a weight of 0 hides it; then an earlier part is tried.
+    """
+    module.eval()
+    wanted, blank = module(**inputs), inputs
+    if is_dense(inputs):
+        blank = {name: torch.full_like(tensor, math.nan) for name, tensor in inputs.items()}
+    parts = _frozen_parts(module, inputs)
+    for count in range(len(parts), max(0, len(parts) - TRIES), -1):
+        if parts[count - 1][2] < LEAST_SHARE:
+            break
+        relay = Relay(module, [(name, output) for name, output, _ in parts[:count]])
+        activation = capture(module, relay, inputs)
+        relay.filler = math.nan
+        if torch.equal(module(**blank, **{ARGUMENT: activation}), wanted):
+            relay.filler = 0.0
+            set_train_mode(module)
+            if torch.equal(capture(module, relay, inputs), activation):
+                return relay
+            relay.remove()
+            raise NotKept("dropout acts in the frozen part")
+        relay.remove()
+    raise NotKept("the model has no frozen boundary")
+
+
+def _frozen_parts(module: nn.Module, inputs: Inputs) -> list[tuple[str, Tensor, float]]:
     """Return the largest parts that end before anything learns, in the order in which they run.
 
     With each comes its output, and the share of all layers that have run when it ends. Parts that
     run more than once, or return anything but one tensor over the batch, are not among them.
     """
     if any(p.requires_grad for p in module.parameters(recurse=False)):
-        return [], []  # what the model itself holds may be used anywhere
+        return []  # what the model itself holds may be used anywhere
     size = len(next(iter(inputs.values())))
     events = _events(module, inputs)
     calls = Counter(name for name, output in events if output is None)
     own = {name: list(part.parameters(recurse=False)) for name, part in module.named_modules()}
-    learning = {name for name, held in own.items() if any(p.requires_grad for p in held)}
-    total = sum(bool(own[name]) for name, output in events if output is None)
-    found: list[tuple[str, Tensor]] = []
-    share: list[float] = []
+    total = max(1, sum(bool(own[name]) for name in calls.elements()))
+    found: list[tuple[str, Tensor, float]] = []
     done = 0
     for name, output in events:
         if output is None:
-            if name in learning:
+            if any(p.requires_grad for p in own[name]):
                 break
             done += bool(own[name])
             continue
@@ -136,10 +142,9 @@ def _frozen_parts(
         learns = any(p.requires_grad for p in part.parameters())
         if whole and not learns and calls[name] == 1 and "forward" not in vars(part):
             while found and found[-1][0].startswith(f"{name}."):  # its own parts
-                found.pop(), share.pop()
-            found.append((name, output))
-            share.append(done / max(1, total))
-    return found, share
+                found.pop()
+            found.append((name, output, done / total))
+    return found
 
 
 def _events(module: nn.Module, inputs: Inputs) -> list[tuple[str, Any]]:
@@ -173,14 +178,3 @@ def capture(module: nn.Module, relay: Relay, inputs: Inputs) -> Tensor:
     with relay.parts[-1].register_forward_hook(stop), suppress(_Reached):
         module(**inputs)
     return found[0]
-
-
-def is_deterministic(module: nn.Module, relay: Relay, inputs: Inputs) -> bool:
-    """Return whether the activation is the same for any random numbers; leaves training mode."""
-    set_train_mode(module)
-    found = []
-    for seed in range(2):
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            found.append(capture(module, relay, inputs))
-    return torch.equal(*found)

@@ -10,9 +10,10 @@ import torchvision.transforms.v2
 import toy
 
 import finetune.api
+import finetune.boundary
 import finetune.command
+import finetune.extraction
 import finetune.loop
 import finetune.outcome
-import finetune.probe
 
 __all__ = ["datasets", "evaluate", "finetune", "peft", "sklearn", "timm", "torchvision", "toy"]

@@ -8,18 +8,32 @@ import threading
 import numpy as np
 import pytest
 import torch
+import toy
+from conftest import TINY_VIT
 from torch import nn
 
-from finetune.backbones import Timm
-from finetune.boundary import Activations, cached
+from finetune import (
+    Augmentation,
+    Full,
+    LoRA,
+    Timm,
+    boundary,
+    build,
+    extraction,
+    finetune,
+)
+from finetune.boundary import cached
+from finetune.environment import accelerator
+from finetune.folder import opened
 from finetune.freezing import Frozen, set_train_mode
-from finetune.methods import Full, LoRA
+from finetune.loop import Fit
+from finetune.relay import NotKept
+from recipes.vit_digits import recipe as digits
 
-KEY = {"data": "noise"}
 FAMILIES = {
-    "vit_tiny_patch16_224": ({"img_size": 32, "patch_size": 8, "depth": 4}, 3),
+    "vit_tiny_patch16_224": ({"img_size": 16, "patch_size": 8, "depth": 4}, 3),
     "swin_tiny_patch4_window7_224": (
-        {"img_size": 64, "window_size": 2, "embed_dim": 24, "depths": (1, 1), "num_heads": (1, 1)},
+        {"img_size": 32, "window_size": 2, "embed_dim": 24, "depths": (1, 1), "num_heads": (1, 1)},
         2,
     ),
     "test_convnext": ({}, 3),
@@ -29,15 +43,15 @@ FAMILIES = {
     "test_nfnet": ({}, 2),
     "test_vit2": ({"img_size": 32}, 3),
 }
+VIT = "vit_tiny_patch16_224"
 
 
 class Noise:
     """Fixed images, which count how often they are read."""
 
     def __init__(self, size, samples=24):
-        self.images = torch.randn(
-            samples, 3, size, size, generator=torch.Generator().manual_seed(1)
-        )
+        random = torch.Generator().manual_seed(1)
+        self.images = torch.randn(samples, 3, size, size, generator=random)
         self.reads = 0
 
     def __len__(self):
@@ -45,17 +59,28 @@ class Noise:
 
     def read(self, indices, epoch):
         self.reads += 1
-        return {"image": self.images[torch.from_numpy(np.asarray(indices))]}
+        return {"image": self.images[torch.from_numpy(indices)]}
 
     def finish(self, raw):
         return {"x": raw["image"]}
 
 
-def prepared(name, **more):
+def prepared(name=VIT, method=None, **more):
     args, top = FAMILIES[name]
     torch.manual_seed(0)
     network = Timm(name=name, weights="none", args=args | more).build(3)
-    return Full(train_layers=top).prepare(network), Noise(args.get("img_size", 64))
+    module = (method or Full(train_layers=top)).prepare(network)
+    return module, Noise(args.get("img_size", 64))
+
+
+def keep(module, source, folder, precision="no"):
+    sources = {"train": (source, 10)}
+    relay, kept = cached(module, sources, folder, {}, torch.device("cpu"), precision)
+    return relay, kept["train"]
+
+
+def replay(module, source, rows=3):
+    return module(**source.finish(source.read(np.arange(rows), 0)))
 
 
 def train(module, source, precision="no", epochs=3):
@@ -86,8 +111,7 @@ def test_the_losses_are_the_same(name, tmp_path):
     wanted = train(*prepared(name))
     module, source = prepared(name)
     frozen = Frozen.of(module)
-    kept, sentence = cached(module, source, tmp_path, KEY, batch_size=10)
-    assert "are kept on disk" in sentence
+    _, kept = keep(module, source, tmp_path)
     reads = source.reads
     losses = train(module, kept)
     assert source.reads == reads, "an epoch reads no image"
@@ -97,16 +121,34 @@ def test_the_losses_are_the_same(name, tmp_path):
 
 def test_the_losses_are_the_same_in_bf16_and_channels_last(tmp_path):
     found = []
-    for keep in (False, True):
+    for with_kept in (False, True):
         module, source = prepared("test_resnet")
         module.to(memory_format=torch.channels_last)
-        if keep:
-            source, _ = cached(module, source, tmp_path, KEY, batch_size=10, precision="bf16")
+        if with_kept:
+            _, source = keep(module, source, tmp_path, "bf16")
             activation = source.read(np.arange(4), 0)["boundary"]
             assert activation.dtype == torch.bfloat16
             assert activation.is_contiguous(memory_format=torch.channels_last)
         found.append(train(module, source, "bf16"))
     np.testing.assert_allclose(found[1], found[0], atol=1e-6, rtol=0)
+
+
+class Vectors:
+    """Fixed vectors, and token-like integers beside them."""
+
+    def __init__(self, tokens=False):
+        self.rows = torch.randn(12, 4)
+        self.tokens = tokens
+
+    def __len__(self):
+        return len(self.rows)
+
+    def read(self, indices, epoch):
+        return {"x": self.rows[torch.from_numpy(indices)]}
+
+    def finish(self, raw):
+        mask = {"mask": (raw["x"][:, 0] > 0).long()} if self.tokens else {}
+        return raw | mask
 
 
 class Turned(nn.Module):
@@ -125,145 +167,140 @@ def test_activations_lie_in_memory_as_they_did(tmp_path):
     # The order of a sum, and with it the last bit, follows the memory.
     module = Turned()
     module.body.requires_grad_(False)
-    kept, _ = cached(module, Vectors(), tmp_path, KEY)
+    _, kept = keep(module, Vectors(), tmp_path)
     activation = kept.read(np.arange(5), 0)["boundary"]
     assert activation.shape == (5, 4, 6) and activation.stride() == (24, 1, 4)
 
 
-def test_the_frozen_layers_are_not_computed_again(tmp_path):
-    module, source = prepared("vit_tiny_patch16_224")
-    kept, sentence = cached(module, source, tmp_path, KEY)
-    assert "up to blocks.1 " in sentence
+def test_frozen_layers_are_skipped_and_all_other_calls_are_as_before(tmp_path):
+    module, source = prepared()
+    images = source.images[:2]
+    names, wanted = list(module.state_dict()), module.eval()(images)
+    relay, kept = keep(module, source, tmp_path)
+    assert relay.boundary == "blocks.1"
     calls = []
-    for block in module.blocks:
+    hooks = [
         block.attn.register_forward_hook(lambda part, *_: calls.append(part))
-    module(**kept.finish(kept.read(np.arange(3), 0)))
+        for block in module.blocks
+    ]
+    replay(module, kept)
     assert calls == [module.blocks[2].attn, module.blocks[3].attn]
-
-
-def test_all_other_calls_of_the_module_are_as_before(tmp_path):
-    module, source = prepared("vit_tiny_patch16_224")
-    images = torch.randn(2, 3, 32, 32)
-    names = list(module.state_dict())
-    wanted = module.eval()(images)
-    kept, _ = cached(module, source, tmp_path, KEY)
-    module(**kept.finish(kept.read(np.arange(3), 0)))
+    for hook in hooks:
+        hook.remove()
     module.eval()
     assert torch.equal(module(images), wanted)
     assert torch.equal(module.forward_head(module.forward_features(images)), wanted)
     assert list(module.state_dict()) == names
+    relay.remove()
+    assert torch.equal(module(images), wanted) and is_untouched(module)
+
+
+def is_untouched(module):
+    return not module._forward_pre_hooks and not any("relay" in vars(m) for m in module.modules())
 
 
 def test_a_copy_of_the_module_stands_on_its_own(tmp_path):
-    module, source = prepared("vit_tiny_patch16_224")
-    kept, _ = cached(module, source, tmp_path, KEY)
+    module, source = prepared()
+    _, kept = keep(module, source, tmp_path)
     twin = copy.deepcopy(module)
-    batch = kept.finish(kept.read(np.arange(3), 0))
-    wanted = module.eval()(**batch)
-    assert torch.equal(twin.eval()(**batch), wanted)
+    wanted = replay(module.eval(), kept)
+    assert torch.equal(replay(twin.eval(), kept), wanted)
     with torch.no_grad():
         for parameter in module.blocks[:2].parameters():
             parameter.zero_()
-    images = source.finish(source.read(np.arange(3), 0))
-    torch.testing.assert_close(twin(**images), wanted)
+    torch.testing.assert_close(twin(source.images[:3]), wanted)
 
 
-def test_the_file_is_read_back_by_the_next_run(tmp_path):
-    module, source = prepared("vit_tiny_patch16_224")
-    first, _ = cached(module, source, tmp_path, KEY)
-    module, source = prepared("vit_tiny_patch16_224")
-    second, _ = cached(module, source, tmp_path, KEY)
-    assert source.reads == 2, "only the samples that find the boundary"
-    assert torch.equal(first.kept, second.kept)
+def files(folder):
+    return [path for path in folder.iterdir() if path.suffix != ".lock"]
+
+
+def test_the_file_is_read_back_unless_it_is_torn_or_of_other_weights_or_code(tmp_path):
+    module, source = prepared()
+    relay, first = keep(module, source, tmp_path)
+    wanted = first.stored.clone()
+    relay.remove()
+    computed = source.reads
+    relay, second = keep(module, source, tmp_path)
+    assert source.reads == computed + 3, "only the samples that find the boundary and check it"
+    assert torch.equal(second.stored, wanted)
+    relay.remove()
+    (path,) = files(tmp_path)
+    for damage in (path.read_bytes()[:-8], bytes(path.stat().st_size)):
+        path.write_bytes(damage)
+        relay, again = keep(module, source, tmp_path)
+        assert torch.equal(again.stored, wanted)
+        relay.remove()
+    module.blocks[0].mlp.act = nn.ReLU()  # has no weight that would change the key
+    relay, other = keep(module, source, tmp_path)
+    assert not torch.equal(other.stored, wanted) and len(files(tmp_path)) == 1
+    relay.remove()
     with torch.no_grad():
-        module, source = prepared("vit_tiny_patch16_224")
         module.pos_embed += 0.1
-    third, _ = cached(module, source, tmp_path, KEY)
-    assert not torch.equal(first.kept, third.kept)
-    files = [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
-    assert len(files) == 2
-
-
-def test_activations_do_not_depend_on_a_broken_off_run(tmp_path):
-    module, source = prepared("test_convnext")
-    first, _ = cached(module, source, tmp_path, KEY)
-    wanted = first.kept.clone()
-    (path,) = [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
-    path.write_bytes(path.read_bytes()[:-8])
-    module, source = prepared("test_convnext")
-    second, _ = cached(module, source, tmp_path, KEY)
-    assert torch.equal(second.kept, wanted)
+    keep(module, source, tmp_path)
+    assert len(files(tmp_path)) == 2
 
 
 def test_two_at_once_compute_once(tmp_path):
     found = []
 
     def run(module, source):
-        kept, _ = cached(module, source, tmp_path, KEY)
+        _, kept = keep(module, source, tmp_path)
         found.append((kept, source.reads))
 
-    threads = [
-        threading.Thread(target=run, args=prepared("vit_tiny_patch16_224")) for _ in range(2)
-    ]
+    threads = [threading.Thread(target=run, args=prepared()) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(reads for _, reads in found) == [2, 3]
-    assert torch.equal(found[0][0].kept, found[1][0].kept)
+    assert sorted(reads for _, reads in found) == [3, 6]
+    assert torch.equal(found[0][0].stored, found[1][0].stored)
 
 
-def refused(module, source, folder, reason, **options):
-    before = set(vars(module.get_submodule(next(n for n, _ in module.named_children()))))
-    kept, sentence = cached(module, source, folder, KEY, **options)
-    assert kept is source
-    assert reason in sentence
-    assert not any("forward" in vars(part) for part in module.modules())
-    assert set(vars(next(module.children()))) == before
-    assert not folder.exists() or not [p for p in folder.iterdir() if p.suffix != ".lock"]
+def refused(module, source, folder, reason, kind=NotKept):
+    with pytest.raises(kind, match=reason):
+        keep(module, source, folder)
+    assert is_untouched(module)
+    assert not folder.exists() or not files(folder)
 
 
-def test_dropout_below_the_boundary_is_refused(tmp_path):
-    module, source = prepared("vit_tiny_patch16_224", pos_drop_rate=0.5)
-    refused(module, source, tmp_path, "dropout acts in the frozen part")
+def test_dropout_at_the_boundary_is_refused_and_held_still_in_frozen_blocks(tmp_path):
+    refused(*prepared(pos_drop_rate=0.5), tmp_path, "dropout acts in the frozen part")
+    keep(*prepared(proj_drop_rate=0.5, drop_path_rate=0.3), tmp_path)
 
 
-def test_dropout_in_frozen_blocks_is_held_still_and_does_no_harm(tmp_path):
-    module, source = prepared("vit_tiny_patch16_224", proj_drop_rate=0.5, drop_path_rate=0.3)
-    _, sentence = cached(module, source, tmp_path, KEY)
-    assert "are kept" in sentence
+def test_too_little_room_is_said_with_figures(tmp_path, monkeypatch):
+    monkeypatch.setenv("FINETUNE_CACHE_GB", "1e-5")
+    refused(*prepared(), tmp_path, "they need 9.22e-05 GB, and 1e-05 GB are allowed", OSError)
 
 
-def test_too_little_room_is_said_with_figures(tmp_path):
-    module, source = prepared("vit_tiny_patch16_224")
-    reason = "they need 0.000313 GB, and 1e-06 GB are allowed"
-    refused(module, source, tmp_path, reason, limit_bytes=1000)
+def test_the_files_used_least_recently_make_room(tmp_path, monkeypatch):
+    module, source = prepared()
+    relay, _ = keep(module, source, tmp_path)
+    relay.remove()
+    (old,) = files(tmp_path)
+    monkeypatch.setenv("FINETUNE_CACHE_GB", "1e-4")
+    with torch.no_grad():
+        module.pos_embed += 0.1
+    keep(module, source, tmp_path)
+    assert len(files(tmp_path)) == 1 and not old.exists()
 
 
-def test_a_full_disk_leaves_the_source_as_it_is(tmp_path, monkeypatch):
-    import os
-
+def test_a_full_disk_leaves_everything_as_it_was(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    module, source = prepared("vit_tiny_patch16_224")
-    monkeypatch.setattr(os, "replace", full)
-    refused(module, source, tmp_path, "No space left on device")
+    monkeypatch.setattr("pathlib.Path.replace", full)
+    refused(*prepared(), tmp_path, "No space left on device", OSError)
 
 
-def test_where_everything_learns_there_is_no_boundary(tmp_path):
-    network = Timm(name="test_resnet", weights="none").build(3)
-    refused(Full().prepare(network), Noise(64), tmp_path, "no frozen boundary")
-
-
-def test_updates_of_every_layer_leave_too_little_below(tmp_path):
-    args, _ = FAMILIES["vit_tiny_patch16_224"]
-    network = Timm(name="vit_tiny_patch16_224", weights="none", args=args).build(3)
-    refused(LoRA(rank=2).prepare(network), Noise(32), tmp_path, "no frozen boundary")
+@pytest.mark.parametrize("method", [Full(), LoRA(rank=2)])
+def test_where_all_layers_learn_there_is_no_boundary(method, tmp_path):
+    refused(*prepared(method=method), tmp_path, "no frozen boundary")
 
 
 def test_a_parameter_of_the_model_itself_has_no_place_in_the_order(tmp_path):
-    module, source = prepared("vit_tiny_patch16_224")
+    module, source = prepared()
     module.pos_embed.requires_grad_(True)
     refused(module, source, tmp_path, "no frozen boundary")
 
@@ -277,14 +314,8 @@ class Flipped(Noise):
 
 
 def test_inputs_that_change_from_epoch_to_epoch_are_noticed(tmp_path):
-    module, _ = prepared("vit_tiny_patch16_224")
-    refused(module, Flipped(32), tmp_path, "the inputs differ between epochs")
-
-
-def test_gradient_checkpointing_goes_without(tmp_path):
-    module, source = prepared("vit_tiny_patch16_224")
-    module.set_grad_checkpointing(True)
-    refused(module, source, tmp_path, "gradient checkpointing")
+    module, _ = prepared()
+    refused(module, Flipped(16), tmp_path, "the inputs differ between epochs")
 
 
 class Around(nn.Module):
@@ -301,31 +332,12 @@ class Around(nn.Module):
         return self.top(self.middle(first)) + self.gate * first
 
 
-class Vectors:
-    """Fixed vectors, and token-like integers beside them."""
-
-    def __init__(self, tokens=False):
-        self.rows = torch.randn(12, 4)
-        self.tokens = tokens
-
-    def __len__(self):
-        return len(self.rows)
-
-    def read(self, indices, epoch):
-        return {"x": self.rows[torch.from_numpy(np.asarray(indices))]}
-
-    def finish(self, raw):
-        mask = {"mask": (raw["x"][:, 0] > 0).long()} if self.tokens else {}
-        return raw | mask
-
-
 def test_a_path_around_the_boundary_is_seen_even_through_a_shut_gate(tmp_path):
     module = Around()
     for part in (module.stem, module.middle):
         part.requires_grad_(False)
-    kept, sentence = cached(module, Vectors(), tmp_path, KEY)
-    assert isinstance(kept, Activations), sentence
-    assert "up to stem " in sentence
+    relay, _ = keep(module, Vectors(), tmp_path)
+    assert relay.boundary == "stem"
 
 
 class Masked(nn.Module):
@@ -342,8 +354,59 @@ class Masked(nn.Module):
 def test_tokens_and_masks_reach_what_lies_above(tmp_path):
     module, source = Masked(), Vectors(tokens=True)
     module.body.requires_grad_(False)
-    rows = np.arange(12)
-    wanted = module(**source.finish(source.read(rows, 0)))
-    kept, _ = cached(module, source, tmp_path, KEY)
-    assert isinstance(kept, Activations)
-    torch.testing.assert_close(module(**kept.finish(kept.read(rows, 0))), wanted)
+    wanted = replay(module, source, 12)
+    _, kept = keep(module, source, tmp_path)
+    torch.testing.assert_close(replay(module, kept, 12), wanted)
+
+
+def top_of_digits(*texts):
+    return digits.override(
+        *TINY_VIT, "method.train_layers=3", "method.start=linear-probe", "train.precision=no",
+        "train.ema=0.9", "data.shots=30", "task.augmentation.crop=none",
+        "task.augmentation.flip=0", "train.epochs=2",
+    ).override(*texts)  # fmt: skip
+
+
+def test_a_run_reads_frozen_layers_back_and_comes_to_the_same(tmp_path):
+    recipe = top_of_digits()
+    run = finetune(recipe, tmp_path / "kept")
+    assert (
+        "Activations of the frozen layers up to blocks.0 are kept on disk." in (run.result["notes"])
+    )
+    assert set(run.result["round_trip"]["largest_difference"]) == {"timm", "transformers"}
+    with opened(tmp_path / "plain", recipe) as folder:
+        hold = accelerator("no")
+        job = build.job(recipe)
+        extraction.fit_probe(job, hold.device, "no")
+        Fit(job, folder, hold).run()
+    assert toy.difference(toy.weights(run.path), job.module.state_dict()) < 1e-6
+    for one, other in zip(toy.log(run.path), toy.log(tmp_path / "plain"), strict=True):
+        for name in one.keys() - {"validation"}:
+            assert one[name] == pytest.approx(other[name], abs=1e-6), name
+        if "validation" in one:
+            assert one["validation"] == pytest.approx(other["validation"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("task.augmentation.mixup=0.2", None),
+        ("train.compile=true", None),
+        ("method.train_layers=5", None),
+        ("train.gradient_checkpointing=true", "gradient checkpointing computes them anew"),
+        ("method=norm-bias", "the model has no frozen boundary"),
+    ],
+)
+def test_a_job_without_a_boundary_is_lent_as_it_is(change, said):
+    job = build.job(top_of_digits(change))
+    with boundary.replayed(job, torch.device("cpu"), "no") as (lent, sentence):
+        assert lent is job
+        assert sentence == (said and f"Frozen activations are not kept: {said}.")
+
+
+def test_augmentation_is_off_only_if_nothing_is_drawn():
+    off = Augmentation(crop="none", flip=0)
+    assert off.is_off
+    for change in ({"crop": "pad"}, {"flip": 0.5}, {"rand_augment": 1}, {"mixup": 0.1},
+                   {"cutmix": 0.1}, {"erasing": 0.1}):  # fmt: skip
+        assert not off.model_copy(update=change).is_off

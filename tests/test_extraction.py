@@ -7,15 +7,16 @@ import threading
 import numpy as np
 import pytest
 import torch
+from conftest import TINY_VIT
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from finetune.backbones import Timm
+from finetune import Timm, build
 from finetune.errors import TrainingError
-from finetune.extraction import extract, linear_probe
+from finetune.extraction import extract, fit_probe
 from finetune.linear_head import fit_head
-from finetune.samples import Samples
 from finetune.targets import Classes, LabelSets, Numbers
+from recipes.vit_digits import recipe as vit_digits
 
 KEY = {"data": "digits", "split": "train"}
 
@@ -39,14 +40,13 @@ class Pictures:
         return {"x": pixels.expand(-1, 3, -1, -1)}
 
 
-def digits(count=400):
-    data = load_digits()
-    return data.images[:count] / 16, data.target[:count]
+def digits(count):
+    return load_digits().images[:count] / 16
 
 
-def network(name="test_resnet", outputs=10):
+def network():
     torch.manual_seed(0)
-    return Timm(name=name, weights="none").build(outputs)
+    return Timm(name="test_resnet", weights="none").build(10)
 
 
 def table(samples=300, width=12, seed=0):
@@ -59,12 +59,16 @@ def table(samples=300, width=12, seed=0):
     return features.astype(np.float32), scores, random
 
 
+def files(folder):
+    return [path for path in folder.iterdir() if path.suffix != ".lock"]
+
+
 def standard(features):
     return (features - features.mean(0)) / features.std(0)
 
 
 def test_features_are_what_the_head_sees(tmp_path):
-    images, _ = digits(20)
+    images = digits(20)
     net = network()
     source = Pictures(images)
     net.module.eval()
@@ -79,18 +83,20 @@ def test_features_are_what_the_head_sees(tmp_path):
 
 
 def test_the_backbone_runs_once(tmp_path):
-    source, net = Pictures(digits(50)[0]), network()
+    source, net = Pictures(digits(50)), network()
     first = extract(net, source, tmp_path, KEY)
     assert source.reads == 1
     torch.nn.init.normal_(net.module.fc.weight)  # another head sees the same features
-    second = extract(net, source, tmp_path, KEY, batch_size=3)
-    assert source.reads == 1
+    second = extract(net, source, tmp_path, KEY)
+    assert source.reads == 2, "a few samples, to see that the code is the same too"
     np.testing.assert_array_equal(first, second)
-    assert not [p for p in tmp_path.iterdir() if p.suffix not in (".safetensors", ".lock")]
+    net.module.layer3.register_forward_hook(lambda *given: -given[2])  # no weight, but code
+    assert not np.allclose(extract(net, source, tmp_path, KEY), first)
+    assert len(files(tmp_path)) == 1
 
 
 def test_whatever_changes_the_features_changes_the_key(tmp_path):
-    images, _ = digits(10)
+    images = digits(10)
     net = network()
     source = Pictures(images)
     extract(net, source, tmp_path, KEY)
@@ -100,14 +106,14 @@ def test_whatever_changes_the_features_changes_the_key(tmp_path):
     net.module.bn1.running_mean += 0.1
     extract(net, source, tmp_path, KEY)
     assert source.reads == 5
-    assert len(list(tmp_path.glob("*.safetensors"))) == 5
+    assert len(files(tmp_path)) == 5
 
 
 @pytest.mark.parametrize("damage", [b"", b"torn", None])
 def test_a_damaged_file_is_named_and_computed_again(tmp_path, capfd, damage):
-    source, net = Pictures(digits(10)[0]), network()
+    source, net = Pictures(digits(10)), network()
     wanted = extract(net, source, tmp_path, KEY)
-    (path,) = tmp_path.glob("*.safetensors")
+    (path,) = files(tmp_path)
     path.write_bytes(path.read_bytes()[:-40] if damage is None else damage)
     np.testing.assert_array_equal(extract(net, source, tmp_path, KEY), wanted)
     assert source.reads == 2
@@ -115,20 +121,18 @@ def test_a_damaged_file_is_named_and_computed_again(tmp_path, capfd, damage):
 
 
 def test_without_room_the_features_are_used_but_not_kept(tmp_path, capfd, monkeypatch):
-    import os
-
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    source, net = Pictures(digits(10)[0]), network()
-    monkeypatch.setattr(os, "replace", full)
+    source, net = Pictures(digits(10)), network()
+    monkeypatch.setattr("pathlib.Path.replace", full)
     assert extract(net, source, tmp_path, KEY).shape == (10, 96)
     assert "could not be kept" in capfd.readouterr().err
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_two_at_once_compute_once(tmp_path):
-    source, net = Pictures(digits(30)[0]), network()
+    source, net = Pictures(digits(30)), network()
     found = []
     threads = [
         threading.Thread(target=lambda: found.append(extract(net, source, tmp_path, KEY)))
@@ -138,42 +142,31 @@ def test_two_at_once_compute_once(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert source.reads == 1
+    assert source.reads == 2
     np.testing.assert_array_equal(*found)
 
 
 def test_features_that_are_not_finite_are_named(tmp_path):
-    images, _ = digits(10)
+    images = digits(10)
     images[3, 0, 0] = np.nan
     with pytest.raises(TrainingError, match=r"1 of 10 samples .* row 3"):
         extract(network(), Pictures(images), tmp_path, KEY)
-    assert not list(tmp_path.glob("*.safetensors"))
+    assert not files(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
-def test_the_fitted_head_is_in_the_model(tmp_path, name):
-    images, labels = digits()
-    net = network(name) if name == "test_resnet" else small_vit()
-    target = Classes(tuple("0123456789"))
-    train = Samples(Pictures(images[:300]), labels[:300])
-    validation = Samples(Pictures(images[300:]), labels[300:])
-    fitted = linear_probe(net, train, validation, target, (0.001, 0.1), tmp_path, {"data": "d"})
-    net.module.eval()
+def test_the_fitted_head_is_in_the_model():
+    recipe = vit_digits.override(
+        *TINY_VIT, "data.shots=30", "method=features", "method.c=0.001,0.1"
+    )
+    job = build.job(recipe)
+    curve = fit_probe(job, torch.device("cpu"), "no")["probe"]["tried"]
+    samples = job.samples["validation"]
+    module = job.network.module.eval()
     with torch.inference_mode():
-        logits = net.module(**validation.source.finish(validation.source.read(np.arange(100), 0)))
-    kept = extract(net, validation.source, tmp_path, {"data": "d", "split": "validation"})
-    wanted = torch.from_numpy(kept) @ fitted.weight.T + fitted.bias
-    torch.testing.assert_close(logits, wanted, atol=1e-4, rtol=1e-4)
-    assert (logits.argmax(1).numpy() == labels[300:]).mean() > 0.6
-    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels[300:]))
-    least = min(point.validation_loss for point in fitted.curve)
-    assert float(loss) == pytest.approx(least, rel=1e-3)
-
-
-def small_vit():
-    torch.manual_seed(0)
-    args = {"img_size": 32, "patch_size": 8, "depth": 2}
-    return Timm(name="vit_tiny_patch16_224", weights="none", args=args).build(10)
+        logits = module(**samples.source.finish(samples.source.read(np.arange(len(samples)), 0)))
+    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(samples.targets))
+    assert float(loss) == pytest.approx(min(c["validation_loss"] for c in curve), rel=1e-3)
+    assert (logits.argmax(1).numpy() == samples.targets).mean() > 0.5
 
 
 @pytest.mark.parametrize("c", [0.01, 1.0])

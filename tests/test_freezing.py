@@ -16,6 +16,7 @@ from finetune.freezing import (
     manifest,
     norm_parameters,
     set_train_mode,
+    still,
 )
 from finetune.methods import Full
 
@@ -131,10 +132,10 @@ def test_a_hash_does_not_depend_on_the_memory_format():
     assert digest(tensor.bfloat16()) != digest(tensor)
 
 
-def test_the_fingerprint_leaves_the_head_out():
-    network = resnet()
-    before = fingerprint(network.module, network.head())
-    nn.init.normal_(network.module.fc.weight)
-    assert fingerprint(network.module, network.head()) == before
-    network.module.bn1.running_mean += 1
-    assert fingerprint(network.module, network.head()) != before
+def test_the_fingerprint_is_of_names_and_values():
+    module = resnet().module
+    before = fingerprint(still(module)), fingerprint(module.state_dict().items())
+    assert before[0] != before[1]
+    module.bn1.running_mean += 1
+    assert fingerprint(module.state_dict().items()) != before[1]
+    assert fingerprint([("a", torch.ones(1))]) != fingerprint([("b", torch.ones(1))])
