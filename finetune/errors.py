@@ -1,18 +1,21 @@
 """What can go wrong, as a tree.
 
-    FinetuneError              any of the below; the command line prints it and exits with its code
-    ├── RecipeError            an unknown recipe, key, value or type
-    ├── DataError              a path, column, label or file that cannot be used
-    ├── BackboneError          a model or weights that cannot be had
-    ├── RunError               a run folder that is taken, changed, full or damaged
-    ├── TrainingError          a non-finite loss, a frozen weight that moved, memory that ran out
-    └── Interrupted            SIGTERM or Ctrl-C: the state is saved, the same command goes on
+FinetuneError              any of the below; the command line prints it and exits with its code
+├── RecipeError            an unknown recipe, key, value or type
+├── DataError              a path, column, label or file that cannot be used
+├── BackboneError          a model or weights that cannot be had
+├── RunError               a run folder that is taken, changed, full or damaged
+├── TrainingError          a non-finite loss, a frozen weight that moved, memory that ran out
+└── Interrupted            SIGTERM or Ctrl-C: the state is saved, the same command goes on
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+SHOWN = 8
+"""Names in a list that are written out."""
 
 
 class FinetuneError(Exception):
@@ -53,3 +56,10 @@ def nearest(given: str, allowed: Iterable[str]) -> str:
     """Return `" Did you mean 'x'?"` for the closest allowed name, or an empty string."""
     close = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return `'a', 'b' and 3 more`; quoted, so that line breaks and blanks in names show."""
+    every = list(names)
+    more = len(every) - SHOWN
+    return ", ".join(map(repr, every[:SHOWN])) + (f" and {more} more" if more > 0 else "")

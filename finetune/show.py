@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from finetune import build, environment, estimate, explain, tables, wording
-from finetune.data.at_hand import nothing_fetched
+from finetune.data.switches import nothing_fetched
 from finetune.errors import BackboneError, DataError
 from finetune.freezing import manifest
 from finetune.protocols import SPLITS

@@ -11,7 +11,7 @@ from PIL import Image
 
 from finetune.data.hub import HubData
 from finetune.data.image_folder import ImageFolder
-from finetune.data.short_form import claimant
+from finetune.data.paths import claimant
 from finetune.data.table import TableData
 from finetune.errors import DataError
 from finetune.protocols import Splits

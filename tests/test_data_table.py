@@ -153,7 +153,7 @@ def test_a_byte_order_mark_tells_the_encoding(tmp_path: Path, encoding: str) -> 
 def test_other_encodings_are_named(tmp_path: Path) -> None:
     text = delimited([{**row, "kind": row["kind"] + "ü"} for row in ROWS])
     path = write(tmp_path / "rows.csv", text.encode("cp1252"))
-    with pytest.raises(DataError, match=r"not utf-8 \(line 2\).*data.encoding=cp1252"):
+    with pytest.raises(DataError, match=r"not utf-8 \(line 2\): save .*data.encoding=cp1252"):
         load(path)
     assert load(path, encoding="cp1252").classes == ("catü", "dogü")
     with pytest.raises(DataError, match=r"data.encoding=cp9 is not known"):
@@ -163,13 +163,13 @@ def test_other_encodings_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("rows.csv", "", "rows.csv is empty"),
-        ("rows.csv", "file,kind\n", "The data has no rows"),
+        ("rows.csv", "", "rows.csv has no rows"),
+        ("rows.csv", "file,kind\n", "rows.csv has no rows"),
         ("rows.csv", "file,kind,kind\n1,2,3\n", "columns of the same name: 'kind'"),
         ("rows.csv", "file,kind\n1,2,3\n", r"line 2, has 3 cells, but there are 2 columns"),
         ("rows.csv", 'file,kind\n1,"2\n', r"rows.csv, line 2, cannot be read"),
         ("rows.jsonl", '{"file": 1}\n{oops\n', r"rows.jsonl, line 2, is not JSON"),
-        ("rows.jsonl", "[1]\n", r"rows.jsonl, line 1: expected an object"),
+        ("rows.jsonl", "[1]\n", r"rows.jsonl, line 1, is no JSON object"),
         ("rows.jsonl", '{"file": 1}\n{"file": [2]}\n', "mixes kinds of values"),
         ("rows.parquet", "no parquet", "rows.parquet cannot be read as parquet"),
     ],

@@ -1,4 +1,4 @@
-"""From a source's column names to the canonical ones."""
+"""From a source's names of columns and splits to the canonical ones."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.data.wording import listed
-from finetune.errors import DataError, nearest
+from finetune.errors import DataError, listed, nearest
 
 if TYPE_CHECKING:
-    from datasets import Dataset, Features
+    from datasets import Dataset
 
 Columns = tuple[str, ...]
 
@@ -30,8 +29,24 @@ ALIASES: dict[str, Columns] = {
 }
 
 
+SPLIT_NAMES: dict[str, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing"),
+}
+"""What splits are called in the wild."""
+
+
+def split_name(text: str) -> str | None:
+    """Return the name to keep a split under (`Training` is `train`, `VAL` is `val`), or None."""
+    name = text.strip().lower()
+    if name in SPLIT_NAMES["train"]:
+        return "train"
+    return name if any(name in names for names in SPLIT_NAMES.values()) else None
+
+
 def resolve(
-    features: Features, wanted: Sequence[str], given: Mapping[str, str | Columns]
+    features: Mapping[str, Any], wanted: Sequence[str], given: Mapping[str, str | Columns]
 ) -> dict[str, Columns]:
     """Return the source's column or columns for each wanted canonical name.
 
@@ -40,7 +55,7 @@ def resolve(
     return {name: _column(features, name, given.get(name)) for name in wanted}
 
 
-def _column(features: Features, name: str, given: str | Columns | None) -> Columns:
+def _column(features: Mapping[str, Any], name: str, given: str | Columns | None) -> Columns:
     there = list(features)
     if given is not None:
         asked = (given,) if isinstance(given, str) else given

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetune.data import card
 from finetune.data.base import ColumnSource, Raw
-from finetune.data.paths import existing, similar
-from finetune.data.quiet import quiet
-from finetune.data.short_form import claimant, is_hub_id
-from finetune.data.wording import listed
-from finetune.errors import DataError, nearest
+from finetune.data.paths import claimant, existing, is_hub_id, similar
+from finetune.data.switches import nothing_fetched, quiet
+from finetune.errors import DataError, listed, nearest
 from finetune.waiting import within
 
 if TYPE_CHECKING:
@@ -61,9 +57,7 @@ class HubData(ColumnSource):
         from huggingface_hub import HfApi, errors
 
         try:
-            info = within(
-                _SECONDS, lambda: HfApi().dataset_info(self.path, revision=self.revision)
-            )
+            info = within(_SECONDS, lambda: HfApi().dataset_info(self.path, revision=self.revision))
         except errors.RevisionNotFoundError:
             raise DataError(
                 f"{self.path} has no revision {self.revision!r}. Leave data.revision out for the "
@@ -97,7 +91,7 @@ class HubData(ColumnSource):
         from huggingface_hub import constants
 
         try:
-            with quiet(), _offline():
+            with quiet(), nothing_fetched():
                 tables = self._load(self.path)
         except DataError:
             raise DataError(
@@ -155,16 +149,3 @@ def _first_line(error: Exception) -> str:
     if type(error).__name__ == "OfflineModeIsEnabled":
         return "offline mode"
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-@contextmanager
-def _offline() -> Iterator[None]:
-    """Let datasets look into its cache at once, instead of after its retries."""
-    from datasets import config
-
-    before = config.HF_HUB_OFFLINE
-    config.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        config.HF_HUB_OFFLINE = before

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetune.data import card
 from finetune.data.base import DataSource, Raw
-from finetune.data.names import split_name
-from finetune.data.paths import existing
-from finetune.data.short_form import TABLES, claimant
-from finetune.data.wording import listed
-from finetune.errors import DataError
+from finetune.data.columns import split_name
+from finetune.data.paths import TABLES, claimant, existing
+from finetune.errors import DataError, listed
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -22,8 +21,14 @@ IMAGES = {
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jp2"),
 }
 # What systems and editors leave behind; names that begin with a dot go the same way.
-_CLUTTER = {"__macosx", "__pycache__", "@eadir", "$recycle.bin", "lost+found"}
-_CLUTTER_FILES = {"thumbs.db", "desktop.ini"}
+_CLUTTER = {
+    *("__macosx", "__pycache__", "@eadir", "$recycle.bin", "lost+found"),
+    *("thumbs.db", "desktop.ini"),
+}
+_HIDDEN = "Hidden or system files and folders were ignored"
+_STRANGE = "Files in class folders that are no images by their suffix were ignored"
+_STRAY = "Stray files and folders outside the class folders were ignored"
+_EMPTY = "Folders without images were ignored"
 
 _SHAPE = "expected FOLDER/cat/1.jpg, FOLDER/dog/2.jpg, or the same below FOLDER/train, FOLDER/val"
 
@@ -53,17 +58,18 @@ class ImageFolder(DataSource):
                 "(.csv, .tsv, .jsonl, .parquet)."
             )
         scan = _Scan(root)
-        splits = scan.split_folders()
+        splits = scan.split_folders() or {"train": root}
         found = {name: scan.classes(folder) for name, folder in splits.items()}
-        if not splits:
-            found = {"train": scan.classes(root)}
-        scan.refuse_links()
+        if scan.links:
+            raise DataError(
+                f"Links that lead out of the image folder are not followed: {listed(scan.links)}. "
+                "Put the files there themselves, or remove the links."
+            )
         if not any(found.values()):
             tables = [path for path in sorted(root.iterdir()) if path.suffix.lower() in TABLES]
-            hint = f" It holds tables: give one, such as data={tables[0]}." if tables else ""
-            raise DataError(
-                f"{self.path} holds no images in class folders: {_SHAPE}.{hint}{scan.sentence()}"
-            )
+            hints = [f"It holds tables: give one, such as data={tables[0]}."] if tables else []
+            said = " ".join([f"{self.path} holds no images in class folders: {_SHAPE}.", *hints])
+            raise DataError(" ".join([said, *scan.notes()]))
         read = {name: _table(rows) for name, rows in found.items() if rows}
         return Raw(read, {"name": root.resolve().name, **card.facts(root)}, scan.notes())
 
@@ -72,25 +78,19 @@ class _Scan:
     """One walk over a folder, and what it passed by."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        self.inside = root.resolve()
-        self.clutter: list[str] = []
-        self.strange: list[str] = []
-        self.stray: list[str] = []
-        self.empty: list[str] = []
-        self.links: list[str] = []
+        self.root, self.inside = root, root.resolve()
+        # Names as the keys of dicts, because a folder may be looked at twice.
+        self.links: dict[str, None] = {}
+        self.passed: defaultdict[str, dict[str, None]] = defaultdict(dict)
 
     def split_folders(self) -> dict[str, Path]:
         """Return the split folders by name: those that hold class folders, not images."""
-        found = {}
-        for folder in self._entries(self.root):
-            name = split_name(folder.name)
-            if name is not None and folder.is_dir() and self._holds_classes(folder):
-                found[name] = folder
-        if found:
-            for entry in self._entries(self.root):
-                if entry.is_dir() and entry not in found.values():
-                    self.stray.append(entry.name)
+        folders = [entry for entry in self._entries(self.root) if entry.is_dir()]
+        named = {folder: split_name(folder.name) for folder in folders}
+        found = {name: f for f, name in named.items() if name and self._holds_classes(f)}
+        for folder in folders if found else ():
+            if folder not in found.values():
+                self._pass_by(_STRAY, folder)
         return found
 
     def classes(self, folder: Path) -> list[tuple[str, str]]:
@@ -98,12 +98,12 @@ class _Scan:
         rows = []
         for entry in self._entries(folder):
             if entry.is_dir():
-                images = list(self._images(entry, {self.inside}))
-                rows += [(str(image), entry.name) for image in images]
+                images = [str(image) for image in self._images(entry, {self.inside})]
+                rows += [(image, entry.name) for image in images]
                 if not images:
-                    self.empty.append(self._name(entry))
+                    self._pass_by(_EMPTY, entry)
             elif entry.suffix.lower() in IMAGES:
-                self.stray.append(self._name(entry))
+                self._pass_by(_STRAY, entry)
         return rows
 
     def _images(self, folder: Path, seen: set[Path]) -> Iterator[Path]:
@@ -116,17 +116,16 @@ class _Scan:
             elif entry.suffix.lower() in IMAGES:
                 yield entry
             else:
-                self.strange.append(self._name(entry))
+                self._pass_by(_STRANGE, entry)
 
     def _entries(self, folder: Path) -> list[Path]:
         """Return what is in a folder, sorted, without clutter and without links out of the root."""
         kept = []
         for entry in sorted(folder.iterdir(), key=lambda path: path.name):
-            name = entry.name.lower()
-            if name.startswith(".") or name in (_CLUTTER if entry.is_dir() else _CLUTTER_FILES):
-                self.clutter.append(self._name(entry))
+            if entry.name.startswith(".") or entry.name.lower() in _CLUTTER:
+                self._pass_by(_HIDDEN, entry)
             elif entry.is_symlink() and not entry.resolve().is_relative_to(self.inside):
-                self.links.append(self._name(entry))
+                self.links[self._name(entry)] = None
             else:
                 kept.append(entry)
         return kept
@@ -140,55 +139,24 @@ class _Scan:
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
 
-    def refuse_links(self) -> None:
-        """Raise DataError if links lead out of the folder."""
-        if self.links:
-            raise DataError(
-                f"Links that lead out of the image folder are not followed: "
-                f"{listed(dict.fromkeys(self.links))}. Put the files there themselves, or remove "
-                "the links."
-            )
+    def _pass_by(self, why: str, path: Path) -> None:
+        self.passed[why][self._name(path)] = None
 
     def notes(self) -> tuple[str, ...]:
         """Return a sentence for each kind of thing that was passed by."""
-        told = (
-            ("Hidden or system files and folders were ignored", self.clutter),
-            (
-                "Files in class folders that are no images by their suffix were ignored",
-                self.strange,
-            ),
-            ("Stray files and folders outside the class folders were ignored", self.stray),
-            ("Folders without images were ignored", self.empty),
-        )
-        # A folder may be looked at twice.
-        unique = ((what, list(dict.fromkeys(names))) for what, names in told)
-        return tuple(f"{what}: {listed(names)}." for what, names in unique if names)
-
-    def sentence(self) -> str:
-        """Return the notes as the end of a message."""
-        return "".join(f" {note}" for note in self.notes())
+        reasons = [why for why in (_HIDDEN, _STRANGE, _STRAY, _EMPTY) if why in self.passed]
+        return tuple(f"{why}: {listed(self.passed[why])}." for why in reasons)
 
 
 def _table(rows: list[tuple[str, str]]) -> Dataset:
     from datasets import Dataset, Features, Image, Value
 
-    odd = [name for name, _ in rows if not _is_text(name)]
-    if odd:
+    names = [name for name, _ in rows]
+    if odd := [name for name in names if name.encode(errors="replace").decode() != name]:
         raise DataError(
             f"File names that are not UTF-8 cannot be used: {listed(odd)}. Rename them."
         )
     return Dataset.from_dict(
-        {
-            "image": [{"path": name, "bytes": None} for name, _ in rows],
-            "label": [label for _, label in rows],
-        },
+        {"image": names, "label": [label for _, label in rows]},
         features=Features(image=Image(decode=False), label=Value("string")),
     )
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

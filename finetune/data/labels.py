@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.data.columns import Columns
 from finetune.data.pool import Pool, Rows
-from finetune.data.wording import listed
-from finetune.errors import DataError
+from finetune.errors import DataError, listed
 from finetune.protocols import Split
 
 if TYPE_CHECKING:

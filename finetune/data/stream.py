@@ -6,27 +6,22 @@ the first of which counts the rows and finds what cannot be read before anything
 
 from __future__ import annotations
 
-import csv
 import glob
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from finetune.data.columns import resolve
 from finetune.data.image_folder import IMAGES
 from finetune.data.labels import natural
-from finetune.data.paths import similar
-from finetune.data.short_form import TABLES
-from finetune.data.wording import listed
-from finetune.errors import DataError
+from finetune.data.paths import TABLES, similar
+from finetune.data.table import lines, records
+from finetune.errors import DataError, listed, nearest
 
 LISTS = (".txt", ".lst")
 _BATCH = 64
-
-Record: TypeAlias = dict[str, Any]
 
 
 class Row(NamedTuple):
@@ -101,37 +96,22 @@ def _folder(folder: Path, text: str) -> Stream:
 def _file(path: Path, column: str | None) -> Stream:
     suffix = path.suffix.lower()
     if suffix in LISTS:
-        with _text(path) as file:
-            names = [line.strip() for line in _decoded(path, file) if line.strip()]
+        names = [line.strip() for line in lines(path) if line.strip()]
         if not names:
             raise DataError(f"{path.name} is empty: give one path on each line.")
         return _files(names, path.parent)
     if suffix == ".parquet":
         return _parquet(path, column)
-    if suffix in TABLES:
-        return _delimited_or_json(path, suffix, column)
-    return _files([str(path)])
+    return _text_table(path, column) if suffix in TABLES else _files([str(path)])
 
 
-def _delimited_or_json(path: Path, suffix: str, column: str | None) -> Stream:
-    from datasets import Features, Value
-
-    separators = {".csv": ",", ".tsv": "\t"}
-
-    def records() -> Iterator[Record]:
-        with _text(path) as file:
-            lines = _decoded(path, file)
-            if suffix in separators:
-                yield from _delimited(path, lines, separators[suffix])
-            else:
-                yield from _json_lines(path, lines)
-
-    count, names = 0, dict[str, Any]()
-    for record in records():
+def _text_table(path: Path, column: str | None) -> Stream:
+    count, names = 0, dict[str, None]()
+    for record in records(path):
         count += 1
-        names |= dict.fromkeys(record, Value("string"))
-    chosen = _column(path, Features(names), column, count)
-    return _table(path, count, lambda: (record.get(chosen) for record in records()))
+        names |= dict.fromkeys(record)
+    chosen = _column(path, names, column, count)
+    return _table(path, count, lambda: (record.get(chosen) for record in records(path)))
 
 
 def _parquet(path: Path, column: str | None) -> Stream:
@@ -142,7 +122,7 @@ def _parquet(path: Path, column: str | None) -> Stream:
         with parquet.ParquetFile(path) as file:
             count, schema = file.metadata.num_rows, file.schema_arrow
     except (ArrowException, OSError) as error:
-        raise DataError(f"{path.name} is no parquet file that can be read: {error}") from error
+        raise DataError(f"{path.name} cannot be read as parquet: {error}.") from error
     chosen = _column(path, Features.from_arrow_schema(schema), column, count)
 
     def cells() -> Iterator[Any]:
@@ -162,69 +142,30 @@ def _table(path: Path, count: int, cells: Callable[[], Iterator[Any]]) -> Stream
     return Stream(count, read)
 
 
-def _image(cell: Any, folder: Path) -> tuple[str | None, Record]:
+def _image(cell: Any, folder: Path) -> tuple[str | None, dict[str, Any]]:
     """Return the name and the canonical image cell of what a table holds."""
     if isinstance(cell, bytes):
         return None, {"path": None, "bytes": cell}
-    if isinstance(cell, dict) and {"path", "bytes"} & set(cell):
-        name, content = cell.get("path"), cell.get("bytes")
-        path = str(folder / name) if name and content is None else name
-        return name, {"path": path, "bytes": content}
     if isinstance(cell, str) and cell.strip():
-        return cell, {"path": str(folder / cell), "bytes": None}
-    return None, {"path": None, "bytes": None}
+        cell = {"path": cell}
+    if not isinstance(cell, dict):
+        cell = {}
+    name, content = cell.get("path"), cell.get("bytes")
+    return name, {"path": str(folder / name) if name else None, "bytes": content}
 
 
-def _column(path: Path, features: Any, given: str | None, count: int) -> str:
+def _column(path: Path, features: Mapping[str, Any], given: str | None, count: int) -> str:
     if not count:
         raise DataError(f"{path.name} has no rows.")
     if given is not None and given not in features:
         raise DataError(
             f"image={given}: {path.name} has no column {given!r}; the columns are "
-            f"{listed(features)}."
+            f"{listed(features)}.{nearest(given, features)}"
         )
     try:
-        return resolve(features, ["image"], {"image": given} if given else {})["image"][0]
+        return given or resolve(features, ["image"], {})["image"][0]
     except DataError:
         raise DataError(
             f"Which column of {path.name} holds the images? The columns are {listed(features)}. "
             "Say it with image=COLUMN."
         ) from None
-
-
-def _text(path: Path) -> Any:
-    with path.open("rb") as file:
-        start = file.read(3)
-    utf16 = start.startswith((b"\xff\xfe", b"\xfe\xff"))
-    return path.open(encoding="utf-16" if utf16 else "utf-8-sig", newline="")
-
-
-def _decoded(path: Path, lines: Iterator[str]) -> Iterator[str]:
-    try:
-        yield from lines
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path.name} is not {error.encoding}: save it as UTF-8.") from None
-
-
-def _delimited(path: Path, lines: Iterator[str], separator: str) -> Iterator[Record]:
-    reader = csv.DictReader(lines, delimiter=separator, strict=True)
-    try:
-        for record in reader:
-            yield {name: cell for name, cell in record.items() if name is not None}
-    except csv.Error as error:
-        raise DataError(
-            f"{path.name}, line {reader.reader.line_num}, cannot be read: {error}."
-        ) from error
-
-
-def _json_lines(path: Path, lines: Iterator[str]) -> Iterator[Record]:
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path.name}, line {number}, is not JSON: {error}.") from None
-        if not isinstance(record, dict):
-            raise DataError(f"{path.name}, line {number}, is no JSON object with columns.")
-        yield record

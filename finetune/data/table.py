@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetune.data.base import ColumnSource, Raw
-from finetune.data.names import split_name
-from finetune.data.paths import existing
-from finetune.data.short_form import TABLES, claimant
-from finetune.data.wording import listed
-from finetune.errors import DataError, nearest
+from finetune.data.columns import split_name
+from finetune.data.paths import TABLES, claimant, existing
+from finetune.errors import DataError, listed, nearest
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+Record = dict[str, Any]
+
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _NUMBER = re.compile(r"-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
+_NOT_DECODED = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of other bytes
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
 class TableData(ColumnSource):
@@ -47,12 +50,12 @@ class TableData(ColumnSource):
     def read(self) -> Raw:
         """Return the table's splits; raise DataError if it cannot be read."""
         path = existing(self.path)
-        main = _rows(path, self.encoding)
+        main = _table(path, self.encoding)
         tables, notes = self._divided(main)
         for name in (self.train, self.validation, self.test):
             if isinstance(name, str) and Path(name).suffix.lower() in TABLES:
                 beside = existing(str(path.parent / name))
-                tables[name] = _rows(beside, self.encoding)
+                tables[name] = _table(beside, self.encoding)
         return Raw(
             tables,
             {"name": path.name},
@@ -83,8 +86,10 @@ class TableData(ColumnSource):
         return {name: table.select(numbers) for name, numbers in rows.items()}, (note,)
 
 
-def _rows(path: Path, encoding: str) -> Dataset:
+def _table(path: Path, encoding: str) -> Dataset:
     """Return one file as a table; raise DataError where it is not what its suffix says."""
+    from datasets import Dataset
+
     suffix = path.suffix.lower()
     if path.is_dir():
         raise DataError(f"{path.name} is a folder, not a table.")
@@ -92,40 +97,62 @@ def _rows(path: Path, encoding: str) -> Dataset:
         raise DataError(f"{path.name} is no table: the suffixes are {', '.join(TABLES)}.")
     if suffix == ".parquet":
         return _parquet(path)
-    text = _text(path, encoding)
-    if not text.strip():
-        raise DataError(f"{path.name} is empty.")
-    if suffix in (".csv", ".tsv"):
-        return _delimited(path.name, text, "\t" if suffix == ".tsv" else ",")
-    return _json_lines(path.name, text)
-
-
-def _text(path: Path, encoding: str) -> str:
-    content = path.read_bytes()
-    if content.startswith(b"\xef\xbb\xbf"):
-        encoding = "utf-8-sig"
-    elif content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        encoding = "utf-16"
+    columns = _columns(records(path, encoding))
+    if not columns:
+        raise DataError(f"{path.name} has no rows.")
+    if suffix in _SEPARATORS:
+        columns = {name: _typed(cells) for name, cells in columns.items()}
     try:
-        return content.decode(encoding)
+        return Dataset.from_dict(columns)
+    except (ValueError, TypeError) as error:  # as Arrow's own errors are
+        raise DataError(f"{path.name} mixes kinds of values in one column: {error}.") from error
+
+
+def records(path: Path, encoding: str | None = None) -> Iterator[Record]:
+    """Yield the rows of a CSV, TSV or JSON lines file as they are read; cells of CSV are text.
+
+    Raises DataError, naming the line, where the file is not what its suffix says.
+    """
+    separator = _SEPARATORS.get(path.suffix.lower())
+    rows = lines(path, encoding)
+    yield from _delimited(path.name, rows, separator) if separator else _json_lines(path.name, rows)
+
+
+def lines(path: Path, encoding: str | None = None) -> Iterator[str]:
+    """Yield the lines of a text file; a byte order mark decides over `encoding`, by default UTF-8.
+
+    Raises DataError for an unknown encoding, and for bytes that are not of it.
+    """
+    with path.open("rb") as file:
+        start = file.read(3)
+    if start == b"\xef\xbb\xbf":
+        codec = "utf-8-sig"
+    elif start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        codec = "utf-16"
+    else:
+        codec = encoding or "utf-8"
+    try:
+        text = path.open(encoding=codec, errors="surrogateescape", newline="")
     except LookupError:
-        raise DataError(f"data.encoding={encoding} is not known; for example cp1252.") from None
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{path.name} is not {encoding} (line {line}). Name its encoding, for example "
-            "data.encoding=cp1252."
-        ) from None
+        raise DataError(f"data.encoding={codec} is not known; for example cp1252.") from None
+    with text:
+        for number, line in enumerate(text, 1):
+            if _NOT_DECODED.search(line):
+                way = ", or name its encoding: data.encoding=cp1252" if encoding else ""
+                raise DataError(
+                    f"{path.name} is not {codec} (line {number}): save it as UTF-8{way}."
+                )
+            yield line
 
 
-def _delimited(name: str, text: str, separator: str) -> Dataset:
-    """Return a CSV or TSV text as a table; quoted cells may hold line breaks."""
-    from datasets import Dataset
-
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+def _delimited(name: str, rows: Iterator[str], separator: str) -> Iterator[Record]:
+    """Yield the rows of CSV or TSV; quoted cells may hold line breaks."""
+    reader = csv.reader(rows, delimiter=separator, strict=True)
     try:
-        header = next(reader)
-        rows = []
+        header = next(reader, [])
+        twice = [column for column, count in Counter(header).items() if count > 1]
+        if twice:
+            raise DataError(f"{name} has columns of the same name: {listed(twice)}. Rename one.")
         for row in reader:
             if len(row) > len(header):
                 raise DataError(
@@ -133,15 +160,34 @@ def _delimited(name: str, text: str, separator: str) -> Dataset:
                     f"{len(header)} columns. Quote cells that hold {separator!r}."
                 )
             if row:
-                rows.append(row + [""] * (len(header) - len(row)))
+                yield dict(zip_longest(header, row, fillvalue=""))
     except csv.Error as error:
         raise DataError(f"{name}, line {reader.line_num}, cannot be read: {error}.") from error
-    twice = [column for column, count in Counter(header).items() if count > 1]
-    if twice:
-        raise DataError(f"{name} has columns of the same name: {listed(twice)}. Rename one.")
-    return Dataset.from_dict(
-        {column: _typed([row[i] for row in rows]) for i, column in enumerate(header)}
-    )
+
+
+def _json_lines(name: str, rows: Iterator[str]) -> Iterator[Record]:
+    for number, line in enumerate(rows, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{name}, line {number}, is not JSON: {error}.") from None
+        if not isinstance(record, dict):
+            raise DataError(f'{name}, line {number}, is no JSON object such as {{"image": ...}}.')
+        yield record
+
+
+def _columns(rows: Iterable[Record]) -> dict[str, list[Any]]:
+    """Return rows as columns; what a row lacks is None."""
+    columns: dict[str, list[Any]] = {}
+    for count, row in enumerate(rows):
+        for name in row:
+            if name not in columns:
+                columns[name] = [None] * count
+        for name, cells in columns.items():
+            cells.append(row.get(name))
+    return columns
 
 
 def _typed(cells: list[str]) -> list[Any]:
@@ -158,33 +204,11 @@ def _typed(cells: list[str]) -> list[Any]:
     return [kind(cell) if cell.strip() else None for cell in cells]
 
 
-def _json_lines(name: str, text: str) -> Dataset:
-    from datasets import Dataset
-
-    rows = []
-    # Not splitlines: JSON strings may hold line separators of Unicode.
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{name}, line {number}, is not JSON: {error}.") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{name}, line {number}: expected an object such as {{'image': ...}}.")
-        rows.append(row)
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    try:
-        return Dataset.from_dict({c: [row.get(c) for row in rows] for c in columns})
-    except (ValueError, TypeError) as error:  # as Arrow's own errors are
-        raise DataError(f"{name} mixes kinds of values in one column: {error}.") from error
-
-
 def _parquet(path: Path) -> Dataset:
     from datasets import Dataset
     from datasets.exceptions import DatasetGenerationError
 
-    from finetune.data.quiet import quiet
+    from finetune.data.switches import quiet
 
     try:
         with quiet():

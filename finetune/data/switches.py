@@ -1,4 +1,4 @@
-"""Reading only what is on this machine: what a dry run may do."""
+"""Process-wide switches of the datasets and hub libraries, turned for a while."""
 
 from __future__ import annotations
 
@@ -7,8 +7,23 @@ from contextlib import contextmanager
 
 
 @contextmanager
+def quiet() -> Iterator[None]:
+    """Hide the progress bars of datasets."""
+    import datasets
+
+    if datasets.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()
+
+
+@contextmanager
 def nothing_fetched() -> Iterator[None]:
-    """Let the libraries of the hub look into their caches and nowhere else, for a while."""
+    """Let the libraries look into their caches at once and nowhere else."""
     from datasets import config
     from huggingface_hub import constants
 
