@@ -204,6 +204,16 @@ def test_recomputed_activations_give_the_same_losses(tmp_path: Path) -> None:
     assert difference(kept.module.state_dict(), computed.module.state_dict()) < 1e-5
 
 
+@pytest.mark.slow
+def test_a_compiled_model_learns_the_same(tmp_path: Path) -> None:
+    plain, compiled = (
+        fit(stripes(epochs=1, compile=on, optimizer="sgd", lr=0.1), tmp_path / str(on))
+        for on in (False, True)
+    )
+    assert difference(plain.module.state_dict(), compiled.module.state_dict()) < 1e-5
+    assert difference(plain.state.best, compiled.state.best) < 1e-5
+
+
 def test_no_epoch_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     recipe = stripes(epochs=0)
     start = build.job(recipe).module.state_dict()

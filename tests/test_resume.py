@@ -186,6 +186,22 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(
     assert toy.outcome(half / "run") == unbroken("AdamW, average")
 
 
+def test_a_disk_too_full_for_the_model_is_told_too(tmp_path: Path) -> None:
+    # Feature extraction writes no checkpoint.
+    recipe, run = tmp_path / "recipe.py", tmp_path / "run"
+    recipe.write_text(
+        "from toy import *\nfrom finetune import FeatureExtraction\n"
+        "recipe = stripes(method=FeatureExtraction())\n"
+    )
+    child = children.finetune(recipe, run, file_bytes=20_000)
+    assert child.code() == 2, child.said()
+    assert "The disk is full" in child.said()
+    assert "Traceback" not in child.said()
+    assert not (run / "result.json").exists()
+    child = children.finetune(recipe, run)
+    assert child.code() == 0, child.said()
+
+
 def test_a_checkpoint_of_another_model_is_refused(half: Path) -> None:
     recipe = load(half / "recipe.py")
     smaller = recipe.override(backbone=recipe.backbone.__class__(toy.Convolutions, "head", (8, 8)))
@@ -235,14 +251,20 @@ def test_twenty_kills(
     unbroken: Callable[[str], dict[str, Any]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Five random kills in each of four runs, the second and fourth of them inside a write."""
+    """Five random kills in each of four runs, the second and fourth of them inside a write.
+
+    Two of the runs save after every update, two now and then, so that kills lose updates too.
+    """
     chance = random.Random(time.time_ns())
     table = []
     for case in CASES:
         wanted = unbroken(case)
         folder = tmp_path / str(len(table))
         folder.mkdir()
-        recipe, run = recipe_file(folder, case), folder / "run"
+        recipe, run = (
+            recipe_file(folder, case, save_seconds=len(table) // 6 % 2 / 10),
+            folder / "run",
+        )
         for number in range(5):
             least = min(lines(run) + chance.randrange(6), UPDATES)
             if number % 2:
@@ -250,13 +272,14 @@ def test_twenty_kills(
             else:
                 kill_after(recipe, run, least, chance.random() * 0.05)
             found, skipped = Checkpoints(run / "state").latest()
+            assert skipped == []  # what a kill leaves is whole or has no name yet
             step = found.folder.name if found else "none"
             where = "inside a write" if writing(run) else "elsewhere"
-            table.append(f"{case:26} lines {lines(run):3}  {where:15} newest {step}  {skipped}")
+            table.append(f"{case:25} {lines(run):2} lines logged, {where:14}, newest {step}")
         child = children.finetune(recipe, run)
         assert child.code() == 0, child.said()
         assert toy.outcome(run) == wanted, case
-        table.append(f"{case:26} finished: weights, metrics and log are those of the unbroken run")
+        table.append(f"{case:25} finished with the weights, metrics and log of the unbroken run")
     with capsys.disabled():
         print("\n" + "\n".join(table))
     assert sum("inside a write" in line for line in table) >= 5
