@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 class Classes:
     """Exactly one class for each sample."""
 
+    problem_type: ClassVar = "single_label_classification"
     classes: tuple[str, ...]
     indexed: bool = True
     """Whether whole numbers are positions in `classes`; else they are names like any other."""
@@ -62,11 +63,6 @@ class Classes:
         if train.class_weights == "none":
             return target
         return replace(target, class_weights=labels.balanced(counts, len(names)))
-
-    @property
-    def problem_type(self) -> str:
-        """What transformers calls such outputs."""
-        return "single_label_classification"
 
     @property
     def num_outputs(self) -> int:
@@ -126,6 +122,7 @@ class Classes:
 class LabelSets:
     """Any number of labels for each sample."""
 
+    problem_type: ClassVar = "multi_label_classification"
     classes: tuple[str, ...]
     indexed: bool = True
     """Whether whole numbers are positions in `classes`; else they are names like any other."""
@@ -174,11 +171,6 @@ class LabelSets:
 
     def _counts(self, table: Table) -> dict[int, int]:
         return dict(enumerate(self.encode(table).sum(0).astype(int).tolist()))
-
-    @property
-    def problem_type(self) -> str:
-        """What transformers calls such outputs."""
-        return "multi_label_classification"
 
     @property
     def num_outputs(self) -> int:
@@ -248,6 +240,7 @@ class Numbers:
     which then gives the original unit; `native` is the target of that saved module.
     """
 
+    problem_type: ClassVar = "regression"
     mean: float = 0.0
     std: float = 1.0
     names: tuple[str, ...] | None = None
@@ -286,11 +279,6 @@ class Numbers:
     def classes(self) -> None:
         """There are none."""
         return None
-
-    @property
-    def problem_type(self) -> str:
-        """What transformers calls such outputs."""
-        return "regression"
 
     @property
     def num_outputs(self) -> int:
@@ -352,8 +340,7 @@ def _scores(
 ) -> dict[str, Any]:
     """Score with intervals through `evaluate`; without, and without metrics of others, directly."""
     if not intervals and all(isinstance(metric, str) for metric in metrics):
-        # What every epoch needs: the same functions, without the seconds that evaluate's import
-        # and the intervals take.
+        # Every epoch: the same functions, without the seconds of evaluate's import and intervals.
         from finetune.scoring import score
 
         return score(kind, predictions, targets, classes, metrics, intervals=False)
