@@ -10,7 +10,7 @@ from finetune import console
 from finetune.errors import BackboneError
 from finetune.waiting import within
 
-SECONDS = 7.0
+SECONDS = 5.0
 """How long the hub may take to answer at all; a download then takes what it takes."""
 
 
