@@ -136,3 +136,10 @@ def test_no_update_is_lost_and_none_exceeds_the_peak(
 ) -> None:
     found = rates(updates, schedule=schedule, warmup=warmup)
     assert all(0 < rate <= 1 for rate in found)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_the_update_is_fused_unless_another_way_is_asked_for(name: str) -> None:
+    assert optim.build(Small(), Train(optimizer=name), {}).defaults["fused"]
+    asked = Train(optimizer=name, optimizer_args={"foreach": True})
+    assert not optim.build(Small(), asked, {}).defaults["fused"]
