@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib.util
+import itertools
 import json
 import shlex
 import sys
@@ -64,6 +65,7 @@ class Scale:
     top_images: int = 1600
     large_photos: int = 40
     models: tuple[str, ...] = ("resnet18", "vit_tiny_patch16_224")
+    top_layers: tuple[int, ...] = (2, 3)
 
     @property
     def training_images(self) -> int:
@@ -71,7 +73,7 @@ class Scale:
         return (self.warm + self.pairs * (self.skip + self.steps) + 20) * 32
 
 
-QUICK = Scale(1, 2, 1, 2, 64, 64, 3, ("vit_tiny_patch16_224",))
+QUICK = Scale(1, 2, 1, 2, 64, 64, 3, ("vit_tiny_patch16_224",), (2,))
 
 
 def training(base: Setup, scale: Scale) -> list[Group]:
@@ -198,11 +200,11 @@ def frozen(base: Setup, scale: Scale) -> list[Group]:
     once("prepare:cifar", setup)
     kept, anew = "ours:top_layers", "ours:top_layers_anew"
     groups = []
-    for model in scale.models:
-        own = replace(setup, model=model)
+    for model, layers in itertools.product(scale.models, scale.top_layers):
+        own = replace(setup, model=model, top_layers=layers)
         groups.append(
             Group(
-                f"{model}, the head and 2 blocks",
+                f"{model}, blocks that learn beside the head: {layers - 1}",
                 own,
                 [
                     Peer("finetune, frozen activations kept", kept),
@@ -220,8 +222,8 @@ def same_losses(setup: Setup) -> str:
     runs = Path(setup.scratch) / "runs"
     losses = []
     for name in ("top_layers", "top_layers_anew"):
-        lines = (runs / f"{setup.model}-{name}" / "metrics.jsonl").read_text().splitlines()
-        logged = map(json.loads, lines)
+        log = runs / f"{setup.model}-{setup.top_layers}-{name}" / "metrics.jsonl"
+        logged = map(json.loads, log.read_text().splitlines())
         losses.append({line["update"]: line["loss"] for line in logged if "loss" in line})
     common = losses[0].keys() & losses[1].keys()
     largest = max((abs(losses[0][key] - losses[1][key]) for key in common), default=float("nan"))

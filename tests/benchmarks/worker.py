@@ -33,6 +33,8 @@ class Setup:
     batch: int = 32
     images: int = 0
     epochs: int = 1
+    top_layers: int = 2
+    """How many layers learn where the lower ones are frozen, the head counted."""
     warm: int = 10
     """Steps before the peer counts as warm."""
     skip: int = 10

@@ -23,9 +23,6 @@ from finetune import (
 )
 from peers.prepare import HELD
 
-TOP_LAYERS = 3
-"""How many layers learn where the lower ones are frozen: the head and two blocks."""
-
 
 def cifar(setup: Setup, **fields: Any) -> Recipe:
     """Return a recipe on CIFAR-10's first training images; all that is not said is the default."""
@@ -63,7 +60,7 @@ def top_layers_anew(setup: Setup, clock: Clock) -> None:
 def _top_layers(setup: Setup, clock: Clock, name: str, augmentation: Augmentation) -> None:
     tick_with(clock)
     task = ImageClassification(augmentation=augmentation)
-    value = cifar(setup, task=task, method=Full(train_layers=TOP_LAYERS))
+    value = cifar(setup, task=task, method=Full(train_layers=setup.top_layers))
     finetune(value, output=run_folder(setup, name))
 
 
@@ -80,7 +77,7 @@ def tick_with(clock: Clock) -> None:
 
 def run_folder(setup: Setup, name: str) -> Path:
     """Return where a run of this benchmark goes."""
-    return Path(setup.scratch) / "runs" / f"{setup.model}-{name}"
+    return Path(setup.scratch) / "runs" / f"{setup.model}-{setup.top_layers}-{name}"
 
 
 def features(setup: Setup, clock: Clock) -> None:
