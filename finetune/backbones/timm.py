@@ -117,6 +117,7 @@ class Timm(Noun):
         args = {name: value for name, value in fields.items() if value} | self.args
         # timm drops the head of weights whose number of classes is another one: 0 always is.
         overlay: dict[str, Any] = {} if keep else {"num_classes": 0}
+        overlay |= args.pop("pretrained_cfg_overlay", {})
         if source.weights is not None:
             overlay |= {"file": str(source.weights), "source": "", "custom_load": False}
         try:
