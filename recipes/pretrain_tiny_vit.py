@@ -2,6 +2,10 @@
 
 40,000 of the 50,000 training images teach; the other 10,000 are kept for whoever fine-tunes the
 result on CIFAR-10, and 2,000 of them choose here. The test split is looked at once.
+
+Expected: accuracy 0.832 (95 % interval 0.824 to 0.839, n = 10,000) on the test split of a JPEG copy
+of CIFAR-10, one run, 86 minutes on one CPU core in bfloat16; the range over seeds is not measured.
+Source: Dosovitskiy et al. 2020, arXiv:2010.11929, at a size for small images.
 """
 
 from finetune import Augmentation, Full, HubData, ImageClassification, Recipe, Timm, Train
