@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune import build, console, environment, metrics, override, summary, tables, wording
+from finetune import build, console, environment, override, summary, tables, wording
 from finetune.data import assemble
 from finetune.data.base import DataSource
 from finetune.errors import DataError, RecipeError
@@ -154,7 +154,11 @@ def _scored(
         targets.append(encoded)
     if not targets:
         raise DataError("No input of these rows can be read: there is nothing to measure.")
-    further = metrics.resolve(recipe.metrics, recipe.trust_remote_code)
+    further: list[Any] = []
+    if recipe.metrics:
+        from finetune import metrics
+
+        further = metrics.resolve(recipe.metrics, recipe.trust_remote_code)
     truth = np.concatenate(targets)
     return target.scores(np.concatenate(predictions), truth, metrics=further), len(truth)
 

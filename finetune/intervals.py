@@ -6,7 +6,6 @@
     linearised   ranking metrics (AUROC, average precision): the infinitesimal jackknife, Jaeckel
                  1972, which is the bootstrap's limit without resampling; DeLong et al. 1988
     grouped      any other function of the samples: the delete-a-group jackknife
-    paired       a mean difference over seeds or folds: Student's t
 
 A bound that cannot be had, as from a single sample, is None.
 """
@@ -89,17 +88,20 @@ def percentiles(value: float, replicates: Array) -> Interval:
 
 
 def linearised(value: float, gradient: Array) -> Interval:
-    """Return the interval of a metric in [0, 1] from its derivative by each sample's weight, (n,).
+    """Return the interval of a metric from its derivative by the weight of each sample, (n,)."""
+    from scipy.special import ndtri
 
-    It is symmetric on the logit scale, so that it stays within [0, 1].
-    """
-    from scipy.special import expit, logit, ndtri
+    half = float(ndtri((1 + LEVEL) / 2) * np.sqrt(np.square(gradient).sum()))
+    return value - half, value + half
 
-    error = float(np.sqrt(np.square(gradient).sum()))
+
+def linearised_share(value: float, gradient: Array) -> Interval:
+    """Return that of a metric in [0, 1]: symmetric on the logit scale, so that it stays within."""
+    from scipy.special import expit, logit
+
     if not 0 < value < 1:
         return value, value
-    half = ndtri((1 + LEVEL) / 2) * error / (value * (1 - value))
-    low, high = expit(logit(value) + np.array([-half, half]))
+    low, high = expit(linearised(logit(value), gradient / (value * (1 - value))))
     return float(low), float(high)
 
 
@@ -115,20 +117,3 @@ def grouped(statistic: Callable[[Array], float], value: float, n: int) -> Interv
     error = math.sqrt((groups - 1) * np.var(left_out))
     half = float(t.ppf((1 + LEVEL) / 2, groups - 1)) * error
     return (value - half, value + half) if math.isfinite(half) else (None, None)
-
-
-def paired_interval(a: Sequence[float], b: Sequence[float]) -> dict[str, float | int | None]:
-    """Return the mean of a - b over pairs (the same seeds, folds) with its t interval and n."""
-    from scipy.stats import t
-
-    first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    if first.shape != second.shape or first.ndim != 1 or not len(first):
-        raise ValueError(
-            f"Pairs need two lists of one length, not of shapes {first.shape} and {second.shape}."
-        )
-    difference, n = first - second, len(first)
-    value = float(difference.mean())
-    if n < 2:
-        return {"value": value, "low": None, "high": None, "n": n}
-    half = float(t.ppf((1 + LEVEL) / 2, n - 1) * difference.std(ddof=1) / math.sqrt(n))
-    return {"value": value, "low": value - half, "high": value + half, "n": n}

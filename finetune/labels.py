@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from finetune.errors import DataError, nearest
-from finetune.protocols import Table
+from finetune.protocols import SPLITS, Split, Splits, Table
 
 SHOWN = 5
 """How many rows or classes a message names."""
@@ -39,6 +38,18 @@ def _listed(items: Sequence[object]) -> str:
     return ", ".join(map(str, items[:SHOWN])) + (f" and {more} more" if more > 0 else "")
 
 
+def read(splits: Splits, *, lists: bool = False) -> dict[Split, list[Any]]:
+    """Return the labels of each split; raise DataError where one is missing, or `lists` are."""
+    rows = {}
+    for split in SPLITS:
+        with told(split):
+            rows[split] = column(splits[split])
+            check_present(rows[split])
+            if lists:
+                check_lists(rows[split])
+    return rows
+
+
 def check_present(labels: Sequence[Any]) -> None:
     """Raise DataError naming the rows without a label: None, or not-a-number."""
 
@@ -53,15 +64,13 @@ def check_present(labels: Sequence[Any]) -> None:
         )
 
 
-def check_learned(
-    counts: Mapping[int, int], trained: Mapping[int, int], classes: Sequence[str]
-) -> None:
+def check_learned(counts: Sequence[int], trained: Sequence[int], classes: Sequence[str]) -> None:
     """Raise DataError if a class counted here has no sample in the training split."""
-    unseen = sorted(index for index, count in counts.items() if count and not trained.get(index))
+    every = zip(classes, counts, trained, strict=True)
+    unseen = [f"{name!r} ({count} rows)" for name, count, known in every if count and not known]
     if unseen:
-        names = _listed([f"{classes[index]!r} ({counts[index]} rows)" for index in unseen])
         raise DataError(
-            f"classes that the training split has no sample of: {names}. "
+            f"classes that the training split has no sample of: {_listed(unseen)}. "
             "Add samples of them to the training split, or remove these rows."
         )
 
@@ -135,16 +144,13 @@ def check_lists(rows: Sequence[Any]) -> None:
 def is_multi_hot(rows: Sequence[Any]) -> bool:
     """Return whether lists are 0/1 vectors with a place for each class, not lists of labels.
 
-    A list of labels names each at most once, so a 0/1 vector shows by a value that repeats.
+    Read as lists of labels, rows of equally many 0 and 1 would repeat a label or all be the same.
     """
-    lengths = {len(cell) for cell in rows}
-    if len(lengths) != 1:
+    values = [value for cell in rows for value in cell]
+    if len({len(cell) for cell in rows}) != 1 or any(isinstance(value, str) for value in values):
         return False
-    flags = all(not isinstance(v, str) and _plain(v) in (0, 1) for cell in rows for v in cell)
-    return flags and (
-        any(len(set(cell)) < len(cell) for cell in rows)
-        or all(isinstance(value, bool) for cell in rows for value in cell)
-    )
+    several = len(rows[0]) > 1 or all(isinstance(value, bool) for value in values)
+    return several and all(_plain(value) in (0, 1) for value in values)
 
 
 def number(value: Any, row: int) -> float:
@@ -165,18 +171,3 @@ def number(value: Any, row: int) -> float:
             f"row {row} has the label {value!r}, which is not a finite number. Remove such rows."
         )
     return result
-
-
-def balanced(counts: Counter[int], size: int) -> tuple[float, ...]:
-    """Return weights by inverse frequency, 1 on average over the samples; 1 for an empty class."""
-    total = counts.total()
-    return tuple(
-        total / (len(counts) * counts[index]) if counts[index] else 1.0 for index in range(size)
-    )
-
-
-def settle(target: object) -> None:
-    """Turn lists among the fields of a frozen dataclass, as JSON leaves them, into tuples."""
-    for name, value in vars(target).items():
-        if isinstance(value, list):
-            object.__setattr__(target, name, tuple(value))

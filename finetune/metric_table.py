@@ -32,9 +32,9 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Entry:
-    """One metric: its value, and at most one of three ways to its interval.
+    """One metric: its value, and the way to its interval.
 
-    None of the three is the jackknife over groups, which needs nothing but the value.
+    Without any it is the jackknife over groups, which needs nothing but the value.
     """
 
     value: Function
@@ -48,7 +48,7 @@ class Entry:
     reason: str = "it is not defined on these samples"
     """Said where the value is not a number."""
     asked: bool = False
-    """Computed only where a recipe asks for it by name."""
+    """Computed only where it is asked for by name."""
 
 
 def decided(given: Array, true: Array) -> Array:
@@ -56,38 +56,44 @@ def decided(given: Array, true: Array) -> Array:
     return given.argmax(1) if true.ndim == 1 else (given >= 0.5).astype(np.int64)
 
 
-def confusion(given: Array, true: Array) -> Any:
-    """Return for each sample and class whether it is hit, guessed, and there: (n, 3 classes)."""
-    if true.ndim == 2:
-        guess = decided(given, true)
-        return hstack([csr_array(part) for part in (guess * true, guess, true)], format="csr")
-    n, classes = given.shape
-    guess, row = given.argmax(1), np.arange(n)
-    hit = guess == true
-    rows = np.concatenate([row[hit], row, row])
-    columns = np.concatenate([true[hit], classes + guess, 2 * classes + true])
-    return csr_array((np.ones(len(rows)), (rows, columns)), shape=(n, 3 * classes))
-
-
-def f1_of(means: Array) -> Array:
-    """Return the F1 of each class from means of `confusion`; not a number for an absent class."""
-    hits, guessed, there = np.split(means, 3)
-    f1: Array = 2 * hits / (guessed + there)
-    return f1
-
-
 def _on_decisions(function: Callable[..., float], **options: object) -> Function:
     return lambda given, true: function(true, decided(given, true), **options)
 
 
-def _own(given: Array, true: Array) -> Array:
-    """Return the probability of the true class."""
-    chosen: Array = given[np.arange(len(true)), true]
-    return chosen
+def _hits(given: Array, true: Array) -> Any:
+    """Return whether all of each sample is right, (n, 1)."""
+    hit = (decided(given, true) == true).reshape(len(true), -1)
+    return hit.all(1, keepdims=True).astype(float)
 
 
 def _one_hot(given: Array, true: Array) -> Array:
     return true if true.ndim == 2 else np.equal(true[:, None], np.arange(given.shape[1]))
+
+
+def confusion(given: Array, true: Array) -> Any:
+    """Return for each sample and class whether it is hit, guessed, and there: (n, 3 classes)."""
+    guess = decided(given, true)
+    if true.ndim == 1:  # a few ones in a wide matrix
+        guess, true = (
+            csr_array((np.ones(len(given)), where, np.arange(len(given) + 1)), shape=given.shape)
+            for where in (guess, true)
+        )
+    return hstack([csr_array(part) for part in (guess * true, guess, true)], format="csr")
+
+
+def f1_of(means: Array) -> Any:
+    """Return the F1 of each class from means of `confusion`; not a number for an absent class."""
+    hits, guessed, there = np.split(means, 3)
+    return 2 * hits / (guessed + there)
+
+
+def _micro_f1(means: Array) -> Any:
+    return f1_of(np.stack([part.sum(0) for part in np.split(means, 3)]))[0]
+
+
+def _mean_recall(means: Array) -> Any:
+    hits, _, there = np.split(means, 3)
+    return np.nanmean(hits / there, axis=0)
 
 
 def _ranked(given: Array, true: Array) -> tuple[Array, Array]:
@@ -107,7 +113,7 @@ def _auroc(given: Array, true: Array) -> float:
     return float(metrics.roc_auc_score(truth, scores, average="macro"))
 
 
-def _auroc_gradient(given: Array, true: Array) -> Array:
+def _auroc_gradient(given: Array, true: Array) -> Any:
     """Return DeLong's components: how often each sample is ranked rightly against the others."""
     scores, truth = _ranked(given, true)
     total = np.zeros(len(true))
@@ -117,8 +123,7 @@ def _auroc_gradient(given: Array, true: Array) -> Array:
         below = 1 - (ranks[~there] - rankdata(score[~there])) / positives
         total[there] += (above - above.mean()) / positives
         total[~there] += (below - below.mean()) / negatives
-    mean: Array = total / scores.shape[1]
-    return mean
+    return total / scores.shape[1]
 
 
 def _with_positives(given: Array, true: Array) -> tuple[Array, Array]:
@@ -131,7 +136,7 @@ def _average_precision(given: Array, true: Array) -> float:
     return float(metrics.average_precision_score(truth, scores)) if truth.size else float("nan")
 
 
-def _average_precision_gradient(given: Array, true: Array) -> Array:
+def _average_precision_gradient(given: Array, true: Array) -> Any:
     """Return the derivative of the mean average precision by the weight of each sample.
 
     With T and R the true and all samples ranked at or above i, the precision at i is T/R. A weight
@@ -152,22 +157,17 @@ def _average_precision_gradient(given: Array, true: Array) -> Array:
         total[order] += (
             terms + hit * below_hits - below_ranked - hit * terms.sum() / hit.sum()
         ) / hit.sum()
-    mean: Array = total / scores.shape[1]
-    return mean
+    return total / scores.shape[1]
 
 
-def _log_loss(given: Array, true: Array) -> float:
-    return float(metrics.log_loss(true, given, labels=np.arange(given.shape[1])))
+def _log_loss_rows(given: Array, true: Array) -> Any:
+    own = np.take_along_axis(given, true[:, None], axis=1)
+    return -np.log(np.maximum(own, np.finfo(float).eps))
 
 
-def _log_loss_rows(given: Array, true: Array) -> Array:
-    losses: Array = -np.log(np.maximum(_own(given, true), np.finfo(float).eps))[:, None]
-    return losses
-
-
-def _brier_rows(given: Array, true: Array) -> Array:
+def _brier_rows(given: Array, true: Array) -> Any:
     """Return squared distances to the truth; halved for two classes, as is the custom."""
-    distances: Array = np.square(given - _one_hot(given, true)).sum(1, keepdims=True)
+    distances = np.square(given - _one_hot(given, true)).sum(1, keepdims=True)
     return distances / 2 if given.shape[1] == 2 else distances
 
 
@@ -183,50 +183,14 @@ def _calibration_rows(given: Array, true: Array) -> Array:
     return rows
 
 
-def _calibration_error(means: Array) -> Array:
-    error: Array = np.abs(means).sum(0)
-    return error
-
-
-def _of_means(rows: Function, combine: Callable[[Array], Array]) -> Function:
-    return lambda given, true: combine(rows(given, true).mean(0)[:, None])[0]
-
-
-def _first(means: Array) -> Array:
-    first: Array = means[0]
-    return first
-
-
-def _micro_f1(means: Array) -> Array:
-    hits, guessed, there = (part.sum(0) for part in np.split(means, 3))
-    f1: Array = 2 * hits / (guessed + there)
-    return f1
-
-
-def _macro_f1(means: Array) -> Array:
-    f1: Array = np.nanmean(f1_of(means), axis=0)
-    return f1
-
-
-def _mean_recall(means: Array) -> Array:
-    hits, _, there = np.split(means, 3)
-    recall: Array = np.nanmean(hits / there, axis=0)
-    return recall
-
-
-def _subset(given: Array, true: Array) -> float:
-    return float((decided(given, true) == true).all(1).mean())
-
-
 def _moments(given: Array, true: Array) -> Array:
     x, y = given - given.mean(), true - true.mean()
     return np.stack([x, y, x * x, y * y, x * y], axis=1)
 
 
-def _correlation(means: Array) -> Array:
+def _correlation(means: Array) -> Any:
     x, y, xx, yy, xy = means
-    correlation: Array = (xy - x * y) / np.sqrt((xx - x * x) * (yy - y * y))
-    return correlation
+    return (xy - x * y) / np.sqrt((xx - x * x) * (yy - y * y))
 
 
 def _error_moments(given: Array, true: Array) -> Array:
@@ -234,18 +198,33 @@ def _error_moments(given: Array, true: Array) -> Array:
     return np.stack([np.square(given - true), y, y * y], axis=1)
 
 
-def _explained(means: Array) -> Array:
+def _explained(means: Array) -> Any:
     error, y, yy = means
-    explained: Array = 1 - error / (yy - y * y)
-    return explained
+    return 1 - error / (yy - y * y)
+
+
+def _mean_of(rows: Function, combine: Combine = lambda means: means[0]) -> Entry:
+    """Return a metric that is a function of means over the samples by its definition."""
+    return Entry(lambda g, t: combine(rows(g, t).mean(0)[:, None])[0], rows=rows, combine=combine)
 
 
 _MISSING = "not every class has samples, and samples of others, here"
 _CONSTANT = "all predictions or all references are equal"
+_NO_LABEL = "no label is there, and none was predicted"
+
+
+def _f1(average: str, combine: Combine) -> Entry:
+    f1 = _on_decisions(metrics.f1_score, average=average, zero_division=np.nan)
+    return Entry(f1, rows=confusion, combine=combine, reason=_NO_LABEL)
+
+
+def _macro_f1(means: Array) -> Any:
+    return np.nanmean(f1_of(means), axis=0)
+
 
 TABLE: dict[Kind, dict[str, Entry]] = {
     "classes": {
-        "accuracy": Entry(_on_decisions(metrics.accuracy_score), proportion=True),
+        "accuracy": Entry(_on_decisions(metrics.accuracy_score), proportion=True, rows=_hits),
         "top5_accuracy": Entry(
             lambda given, true: metrics.top_k_accuracy_score(
                 true, given, k=5, labels=np.arange(given.shape[1])
@@ -261,30 +240,21 @@ TABLE: dict[Kind, dict[str, Entry]] = {
             _on_decisions(metrics.balanced_accuracy_score), rows=confusion, combine=_mean_recall
         ),
         "auroc": Entry(_auroc, gradient=_auroc_gradient, reason=_MISSING),
-        "log_loss": Entry(_log_loss, rows=_log_loss_rows, combine=_first),
-        "ece": Entry(
-            _of_means(_calibration_rows, _calibration_error),
-            rows=_calibration_rows,
-            combine=_calibration_error,
+        "log_loss": Entry(
+            lambda given, true: metrics.log_loss(true, given, labels=np.arange(given.shape[1])),
+            rows=_log_loss_rows,
         ),
-        "brier": Entry(_of_means(_brier_rows, _first), rows=_brier_rows, combine=_first),
+        "ece": _mean_of(_calibration_rows, lambda means: np.abs(means).sum(0)),
+        "brier": _mean_of(_brier_rows),
         "matthews_correlation": Entry(_on_decisions(metrics.matthews_corrcoef), asked=True),
         "cohen_kappa": Entry(_on_decisions(metrics.cohen_kappa_score), asked=True),
     },
     "label_sets": {
-        "micro_f1": Entry(
-            _on_decisions(metrics.f1_score, average="micro", zero_division=np.nan),
-            rows=confusion,
-            combine=_micro_f1,
-            reason="no label is there, and none was predicted",
+        "micro_f1": _f1("micro", _micro_f1),
+        "macro_f1": _f1("macro", _macro_f1),
+        "subset_accuracy": Entry(
+            _on_decisions(metrics.accuracy_score), proportion=True, rows=_hits
         ),
-        "macro_f1": Entry(
-            _on_decisions(metrics.f1_score, average="macro", zero_division=np.nan),
-            rows=confusion,
-            combine=_macro_f1,
-            reason="no label is there, and none was predicted",
-        ),
-        "subset_accuracy": Entry(_subset, proportion=True),
         "macro_average_precision": Entry(
             _average_precision,
             gradient=_average_precision_gradient,
@@ -297,14 +267,13 @@ TABLE: dict[Kind, dict[str, Entry]] = {
     },
     "numbers": {
         "rmse": Entry(
-            lambda given, true: np.sqrt(metrics.mean_squared_error(true, given)),
+            lambda given, true: metrics.root_mean_squared_error(true, given),
             rows=lambda given, true: np.square(given - true)[:, None],
             combine=lambda means: np.sqrt(means[0]),
         ),
         "mae": Entry(
             lambda given, true: metrics.mean_absolute_error(true, given),
             rows=lambda given, true: np.abs(given - true)[:, None],
-            combine=_first,
         ),
         "r2": Entry(
             lambda given, true: metrics.r2_score(true, given, force_finite=False),

@@ -1,13 +1,14 @@
 """The door to `evaluate`: our metrics as one `evaluate.Metric`, and the metrics of others.
 
-Importing this takes seconds, as `evaluate` does; what scores every epoch is `finetune.scoring`.
+Importing this takes seconds, as `evaluate` does, so a run that asks for no metric of others scores
+with `finetune.scoring` alone, whose functions `Metric` computes too.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,14 @@ import evaluate
 import numpy as np
 from datasets import Features, List, Value  # the words in which evaluate declares its columns
 
-from finetune.errors import RecipeError, nearest
+from finetune.errors import RecipeError
 from finetune.intervals import grouped
 from finetune.metric_table import TABLE, Kind, decided
 from finetune.protocols import Array
-from finetune.scoring import arrays, score
+from finetune.scoring import arrays, check_names, score
 
 PINNED = re.compile(r"[0-9a-f]{40}|v?[0-9]+(\.[0-9]+)*")
 """A full commit hash, or a tag that reads as a version: what does not move as a branch does."""
-_THROUGH_EVALUATE = 10_000_000
-"""Predicted numbers up to which `evaluate` is used, which needs ten times their size in memory."""
 
 
 class Metric(evaluate.Metric):  # type: ignore[misc]  # evaluate carries no types
@@ -40,13 +39,10 @@ class Metric(evaluate.Metric):  # type: ignore[misc]  # evaluate carries no type
         self,
         *names: str,
         kind: Kind = "classes",
-        classes: Sequence[str] = (),
-        also: Iterable[str] = (),
         intervals: bool = False,
     ) -> None:
-        self.kind, self.only, self.classes, self.also = kind, names, tuple(classes), tuple(also)
-        self.intervals = intervals
-        check_names([*names, *self.also], TABLE[kind])
+        self.kind, self.only, self.intervals = kind, names, intervals
+        check_names(names, TABLE[kind])
         super().__init__(keep_in_memory=True, seed=0)
 
     def _info(self) -> evaluate.MetricInfo:
@@ -68,29 +64,10 @@ class Metric(evaluate.Metric):  # type: ignore[misc]  # evaluate carries no type
         return ""
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
-        scores = score(
-            self.kind,
-            np.asarray(predictions),
-            np.asarray(references),
-            self.classes,
-            self.also,
-            only=self.only or None,
-            intervals=self.intervals,
-        )
+        scores = score(self.kind, predictions, references, only=self.only, intervals=self.intervals)
         if self.intervals:
             return scores
         return {name: result["value"] for name, result in scores.items()}
-
-
-def check_names(names: Iterable[str], allowed: Iterable[str]) -> None:
-    """Raise RecipeError for a name that is none of the allowed metrics."""
-    allowed = list(allowed)
-    for name in names:
-        if name not in allowed:
-            raise RecipeError(
-                f"There is no metric {name!r}: allowed are {', '.join(allowed)}."
-                f"{nearest(name, allowed)} A metric of the hub is written 'user/name@revision'."
-            )
 
 
 def resolve(metrics: Iterable[Any], trust_remote_code: bool = False) -> list[Any]:
@@ -113,7 +90,7 @@ def _resolved(metric: Any, trust_remote_code: bool) -> Any:
             "that derives from evaluate.Metric."
         )
     if "/" not in metric:
-        check_names([metric], dict.fromkeys(name for table in TABLE.values() for name in table))
+        check_names([metric], (name for table in TABLE.values() for name in table))
         return metric
     name, _, revision = metric.partition("@")
     if not trust_remote_code:
@@ -142,55 +119,40 @@ def _resolved(metric: Any, trust_remote_code: bool) -> Any:
         ) from error
 
 
-def scores(
+def score_others(
     kind: Kind,
     predictions: Array,
     references: Array,
-    classes: Sequence[str] = (),
-    metrics: Sequence[Any] = (),
+    metrics: Sequence[Any],
+    ours: Mapping[str, Any],
     *,
-    intervals: bool = True,
+    intervals: bool,
 ) -> dict[str, Any]:
-    """Return what `scoring.score` does, computed through `evaluate`, and resolved further metrics.
+    """Return the scores of metrics of others, under a name of their own where it is one of `ours`.
 
-    A further metric keeps its own names, with its own in front where ours has the same.
+    Single numbers get a jackknife interval over 20 groups.
     """
-    predictions, references = arrays(kind, predictions, references)
-    names = [metric for metric in metrics if isinstance(metric, str)]
-    if intervals and predictions.size <= _THROUGH_EVALUATE:
-        ours = Metric(kind=kind, classes=classes, also=names, intervals=True)
-        result: dict[str, Any] = ours.compute(predictions=predictions, references=references)
-    else:  # the same functions
-        result = score(kind, predictions, references, classes, names, intervals=intervals)
-    for metric in metrics:
-        if not isinstance(metric, str):
-            for name, figure in _foreign(metric, kind, predictions, references, intervals).items():
-                prefix = f"{getattr(metric, 'name', type(metric).__name__)}_"
-                result[prefix + name if name in result else name] = figure
-    return result
-
-
-def _foreign(
-    metric: Any, kind: Kind, predictions: Array, references: Array, intervals: bool
-) -> dict[str, Any]:
-    """Return the scores of a metric of others; numbers get a jackknife interval over 20 groups."""
-    inputs = _inputs(metric, kind, predictions, references)
-
-    def compute(keep: Any) -> dict[str, Any]:
-        return dict(metric.compute(**{name: cells[keep] for name, cells in inputs.items()}))
-
-    def one(name: str) -> Callable[[Array], float]:
-        return lambda keep: float(compute(keep)[name])
-
+    given, true = arrays(kind, predictions, references)
     result: dict[str, Any] = {}
-    for name, value in compute(slice(None)).items():
-        value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
-        number = isinstance(value, (int, float)) and math.isfinite(value)
-        result[name] = {"value": value if number or isinstance(value, list) else None}
-        if intervals:
-            low, high = grouped(one(name), value, len(references)) if number else (None, None)
-            result[name] |= {"low": low, "high": high}
-        result[name] |= {"n": len(references)}
+    for metric in metrics:
+        inputs = _inputs(metric, kind, given, true)
+
+        def compute(keep: Any, metric: Any = metric, inputs: Any = inputs) -> dict[str, Any]:
+            return dict(metric.compute(**{name: cells[keep] for name, cells in inputs.items()}))
+
+        for name, value in compute(slice(None)).items():
+            value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+            number = isinstance(value, (int, float)) and math.isfinite(value)
+            figure = {"value": value if number or isinstance(value, list) else None}
+            if intervals:
+                low, high = None, None
+                if number:
+                    statistic = lambda keep, name=name: float(compute(keep)[name])  # noqa: E731
+                    low, high = grouped(statistic, value, len(true))
+                figure |= {"low": low, "high": high}
+            prefix = f"{getattr(metric, 'name', type(metric).__name__)}_"
+            taken = name in ours or name in result
+            result[prefix + name if taken else name] = figure | {"n": len(true)}
     return result
 
 

@@ -263,6 +263,10 @@ class Target(Protocol):
         """
         ...
 
+    def difference(self, predictions: Array, other: Array, targets: Array) -> dict[str, Any]:
+        """Return by how much `predictions` exceed `other` in `metric`: `{"value", "low", ...}`."""
+        ...
+
 
 @runtime_checkable
 class Data(Protocol):

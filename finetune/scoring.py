@@ -1,20 +1,28 @@
 """Scores: the metrics of `finetune.metric_table` with their intervals, as plain dicts.
 
-`finetune.metrics` wraps them for `evaluate`; every epoch calls them here, which is quicker. A
-metric that is not defined on the samples has the value None and a reason.
+A metric that is not defined on the samples has the value None and a reason.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from finetune.errors import DataError, RecipeError, TrainingError, nearest
-from finetune.intervals import Interval, bootstrap, grouped, linearised, percentiles, wilson
+from finetune.intervals import (
+    Interval,
+    bootstrap,
+    grouped,
+    linearised,
+    linearised_share,
+    percentiles,
+    wilson,
+)
 from finetune.metric_table import TABLE, Entry, Kind, confusion, f1_of
 from finetune.protocols import Array
 
@@ -24,12 +32,12 @@ _CHEAP = 2_000_000
 
 def score(
     kind: Kind,
-    predictions: Array,
-    references: Array,
+    predictions: Any,
+    references: Any,
     classes: Sequence[str] = (),
     also: Iterable[str] = (),
     *,
-    only: Sequence[str] | None = None,
+    only: Sequence[str] = (),
     intervals: bool = True,
 ) -> dict[str, Any]:
     """Return `{"accuracy": {"value", "low", "high", "n"}, ..., "per_class": ...}` for a kind.
@@ -39,25 +47,64 @@ def score(
     TrainingError for predictions that are not finite, RecipeError for an unknown name.
     """
     given, true = arrays(kind, predictions, references)
-    entries = select(kind, given, also, only, every_epoch=not intervals)
-    n = len(true)
-    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
-        warnings.simplefilter("ignore")  # what is undefined is said in the result
+    entries = _select(kind, given, also, only, every_epoch=not intervals)
+    table = classes if intervals and not only and kind != "numbers" else ()
+    bounds: dict[str, Interval] = {}
+    per_class: dict[str, Any] = {}
+    with _quiet():
         values = {name: float(entry.value(given, true)) for name, entry in entries.items()}
-        result: dict[str, Any] = {}
-        for name, value in values.items():
-            known = math.isfinite(value)
-            result[name] = {"value": value if known else None}
-            if intervals:
-                result[name] |= {"low": None, "high": None}
-            result[name] |= {"n": n} if known else {"n": n, "reason": entries[name].reason}
-        if not intervals:
-            return result
-        table = classes if only is None and kind != "numbers" else ()
-        bounds, per_class = _bounds(entries, values, given, true, table)
-    for name, (low, high) in bounds.items():
-        result[name] |= {"low": low, "high": high}
+        if intervals:
+            bounds, per_class = _bounds(entries, values, given, true, table)
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        known = math.isfinite(value)
+        result[name] = {"value": value if known else None}
+        if intervals:
+            low, high = bounds.get(name, (None, None))
+            result[name] |= {"low": low, "high": high}
+        result[name] |= {"n": len(true)} | ({} if known else {"reason": entries[name].reason})
     return result | ({"per_class": per_class} if per_class else {})
+
+
+def difference(
+    kind: Kind, name: str, predictions: Any, other: Any, references: Any
+) -> dict[str, Any]:
+    """Return by how much `predictions` exceed `other` in a metric: `{"value", "low", "high", "n"}`.
+
+    It is in the metric's own unit (negative is better for errors). Both are scored on the same
+    resamples of the rows; ranking metrics take the infinitesimal jackknife instead.
+    """
+    entry = TABLE[kind][name]
+    ours, true = arrays(kind, predictions, references)
+    theirs, _ = arrays(kind, other, references)
+
+    def gap(keep: Any) -> float:
+        return float(entry.value(ours[keep], true[keep]) - entry.value(theirs[keep], true[keep]))
+
+    bounds: Interval = (None, None)
+    with _quiet():
+        value = gap(slice(None))
+        if not math.isfinite(value):
+            pass
+        elif entry.rows:
+            statistics = [(entry.rows(given, true), entry.combine) for given in (ours, theirs)]
+            first, second = bootstrap(statistics)
+            bounds = percentiles(value, first - second)
+        elif entry.gradient:
+            change = entry.gradient(ours, true) - entry.gradient(theirs, true)
+            bounds = linearised(value, change)
+        else:
+            bounds = grouped(gap, value, len(true))
+    known = value if math.isfinite(value) else None
+    return {"value": known, "low": bounds[0], "high": bounds[1], "n": len(true)}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep warnings back: what is undefined is said in the result."""
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
+        warnings.simplefilter("ignore")
+        yield
 
 
 def arrays(kind: Kind, predictions: Any, references: Any) -> tuple[Array, Array]:
@@ -77,31 +124,30 @@ def arrays(kind: Kind, predictions: Any, references: Any) -> tuple[Array, Array]
     return given, true
 
 
-def select(
-    kind: Kind,
-    given: Array,
-    also: Iterable[str] = (),
-    only: Sequence[str] | None = None,
-    every_epoch: bool = False,
+def check_names(names: Iterable[str], allowed: Iterable[str]) -> None:
+    """Raise RecipeError for a name that is none of the allowed metrics."""
+    allowed = list(dict.fromkeys(allowed))
+    for name in names:
+        if name not in allowed:
+            raise RecipeError(
+                f"There is no metric {name!r} here: allowed are {', '.join(allowed)}."
+                f"{nearest(name, allowed)} A metric of the hub is written 'user/name@revision'."
+            )
+
+
+def _select(
+    kind: Kind, given: Array, also: Iterable[str], only: Sequence[str], *, every_epoch: bool
 ) -> dict[str, Entry]:
     """Return the metrics to compute; raise RecipeError for a name this kind does not have."""
-    table = TABLE[kind]
-    extra = list(also)
-    for name in [*extra, *(only or ())]:
-        if name not in table:
-            raise RecipeError(
-                f"There is no metric {name!r} for this task: allowed are {', '.join(table)}."
-                f"{nearest(name, table)}"
-            )
-    if only is not None:
-        return {name: table[name] for name in only}
+    table, asked = TABLE[kind], [*also, *only]
+    check_names(asked, table)
 
     def usual(name: str, entry: Entry) -> bool:
         if name == "top5_accuracy" and given.shape[1] <= 5:
             return False
         return not entry.asked and not (every_epoch and entry.gradient and given.size > _CHEAP)
 
-    return {name: e for name, e in table.items() if name in extra or usual(name, e)}
+    return {n: e for n, e in table.items() if n in asked or (not only and usual(n, e))}
 
 
 def _bounds(
@@ -121,7 +167,7 @@ def _bounds(
         if entry.proportion:
             bounds[name] = wilson(value * len(true), len(true))
         elif entry.gradient:
-            bounds[name] = linearised(value, entry.gradient(given, true))
+            bounds[name] = linearised_share(value, entry.gradient(given, true))
         elif entry.rows:
             resampled[name] = (entry.rows(given, true), entry.combine)
         else:
@@ -131,21 +177,17 @@ def _bounds(
                 len(true),
             )
     counts = confusion(given, true) if classes else None
-    statistics = [*resampled.values()]
-    if counts is not None:
-        statistics.append((counts, f1_of))
-    replicates = bootstrap(statistics)
+    replicates = bootstrap([*resampled.values(), *([(counts, f1_of)] if classes else [])])
     for name, replicate in zip(resampled, replicates, strict=False):
         bounds[name] = percentiles(values[name], replicate)
-    if counts is None:
-        return bounds, {}
-    return bounds, _per_class(counts, replicates[-1], classes)
+    return bounds, _per_class(counts, replicates[-1], classes) if classes else {}
 
 
 def _per_class(counts: Any, replicates: Array, classes: Sequence[str]) -> dict[str, Any]:
     """Return precision, recall and F1 with intervals and the number of samples of each class."""
-    hits, guessed, there = np.split(np.asarray(counts.sum(0), dtype=float).ravel(), 3)
-    f1 = f1_of(np.concatenate([hits, guessed, there])[:, None])[:, 0]
+    totals = np.asarray(counts.sum(0), dtype=float).ravel()
+    hits, guessed, there = np.split(totals, 3)
+    f1 = f1_of(totals[:, None])[:, 0]
 
     def figure(value: float, n: float, bounds: Interval) -> dict[str, Any]:
         known = math.isfinite(value)

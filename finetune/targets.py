@@ -7,10 +7,10 @@ on how the batch was cut.
 
 from __future__ import annotations
 
-from collections import Counter
+from abc import ABC
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from torch import Tensor
@@ -24,10 +24,70 @@ if TYPE_CHECKING:
     from finetune.recipe import Train
 
 
+class _Target(ABC):
+    """What the targets have in common."""
+
+    kind: ClassVar[Kind]
+    """The kind of predictions and references, as the table of metrics names it."""
+    classes: tuple[str, ...] | None
+    metric: str
+
+    def __post_init__(self) -> None:
+        """Take lists for tuples: a target that was kept as JSON reads back equal."""
+        for name, value in vars(self).items():
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+
+    @property
+    def num_outputs(self) -> int:
+        """One output for each class, or one number."""
+        return 1 if self.classes is None else len(self.classes)
+
+    @property
+    def native(self) -> Self:
+        """The target of the saved module: the same."""
+        return self
+
+    def rescale_head(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the head as it is: logits have no unit."""
+        return weight, bias
+
+    def weights(self, targets: dict[str, Tensor]) -> Tensor:
+        """Return ones, (batch,), float32: every sample counts the same."""
+        return losses.ones(targets)
+
+    def scores(
+        self,
+        predictions: Array,
+        targets: Array,
+        *,
+        intervals: bool = True,
+        metrics: Sequence[Any] = (),
+    ) -> dict[str, Any]:
+        """Return all metrics of what `predictions` and `encode` give; see `Target.scores`."""
+        from finetune.scoring import score
+
+        names = [self.metric.lstrip("-"), *(m for m in metrics if isinstance(m, str))]
+        given = (self.kind, predictions, targets)
+        result = score(*given, self.classes or (), names, intervals=intervals)
+        if others := [metric for metric in metrics if not isinstance(metric, str)]:
+            from finetune.metrics import score_others
+
+            result |= score_others(*given, others, result, intervals=intervals)
+        return result
+
+    def difference(self, predictions: Array, other: Array, targets: Array) -> dict[str, Any]:
+        """Return by how much `predictions` exceed `other` in `metric`: `{"value", "low", ...}`."""
+        from finetune.scoring import difference
+
+        return difference(self.kind, self.metric.lstrip("-"), predictions, other, targets)
+
+
 @dataclass(frozen=True)
-class Classes:
+class Classes(_Target):
     """Exactly one class for each sample."""
 
+    kind: ClassVar = "classes"
     problem_type: ClassVar = "single_label_classification"
     classes: tuple[str, ...]
     indexed: bool = True
@@ -37,37 +97,29 @@ class Classes:
     class_weights: tuple[float, ...] | None = None
     metric: str = "accuracy"
 
-    def __post_init__(self) -> None:
-        """Take lists for tuples: a target that was kept as JSON reads back equal."""
-        labels.settle(self)
-
     @classmethod
     def of(cls, splits: Splits, train: Train) -> Classes:
         """Read the classes; raise DataError for fewer than two, or one that train has none of."""
-        for split in SPLITS:
-            with labels.told(split):
-                labels.check_present(labels.column(splits[split]))
+        rows = labels.read(splits)
         with labels.told("train"):
-            names = splits.classes or labels.natural(
-                map(labels.name_of, labels.column(splits.train))
-            )
+            names = splits.classes or labels.natural(map(labels.name_of, rows["train"]))
             target = cls(names, splits.classes is not None, train.label_smoothing, train.focal)
-            counts = Counter(target.encode(splits.train).tolist())
-            if len(counts) < 2:
-                only = f"one class only, {names[min(counts)]!r}" if counts else "no rows"
+            counts = target._counts(splits.train)
+            there = [names[index] for index, count in enumerate(counts) if count]
+            if len(there) < 2:
+                only = f"one class only, {there[0]!r}" if there else "no rows"
                 raise DataError(f"{only}. A classifier needs samples of at least two classes.")
         for split in SPLITS[1:]:
             with labels.told(split):
-                here = Counter(target.encode(splits[split]).tolist())
-                labels.check_learned(here, counts, names)
+                labels.check_learned(target._counts(splits[split]), counts, names)
         if train.class_weights == "none":
             return target
-        return replace(target, class_weights=labels.balanced(counts, len(names)))
+        # By inverse frequency, 1 on average over the samples; 1 for an empty class.
+        share = len(splits.train) / len(there)
+        return replace(target, class_weights=tuple(share / n if n else 1.0 for n in counts))
 
-    @property
-    def num_outputs(self) -> int:
-        """One logit for each class."""
-        return len(self.classes)
+    def _counts(self, table: Table) -> list[int]:
+        return list(map(int, np.bincount(self.encode(table), minlength=self.num_outputs)))
 
     def encode(self, table: Table) -> Array:
         """Return class positions, int64 (rows,); raise DataError for an unknown label."""
@@ -97,31 +149,12 @@ class Classes:
         """Return probabilities, (batch, classes), float32."""
         return outputs.float().softmax(1)
 
-    def scores(
-        self,
-        predictions: Array,
-        targets: Array,
-        *,
-        intervals: bool = True,
-        metrics: Sequence[Any] = (),
-    ) -> dict[str, Any]:
-        """Return all metrics of probabilities (rows, classes) and positions (rows,)."""
-        return _scores("classes", predictions, targets, self.classes, intervals, metrics)
-
-    def rescale_head(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the head as it is: logits have no unit."""
-        return weight, bias
-
-    @property
-    def native(self) -> Classes:
-        """The target of the saved module: the same."""
-        return self
-
 
 @dataclass(frozen=True)
-class LabelSets:
+class LabelSets(_Target):
     """Any number of labels for each sample."""
 
+    kind: ClassVar = "label_sets"
     problem_type: ClassVar = "multi_label_classification"
     classes: tuple[str, ...]
     indexed: bool = True
@@ -134,19 +167,11 @@ class LabelSets:
     """What a positive counts against a negative, for each label."""
     metric: str = "macro_average_precision"
 
-    def __post_init__(self) -> None:
-        """Take lists for tuples: a target that was kept as JSON reads back equal."""
-        labels.settle(self)
-
     @classmethod
     def of(cls, splits: Splits, train: Train) -> LabelSets:
         """Read the labels; raise DataError for none, or one that the training split has none of."""
-        for split in SPLITS:
-            with labels.told(split):
-                labels.check_present(labels.column(splits[split]))
-                labels.check_lists(labels.column(splits[split]))
+        rows = labels.read(splits, lists=True)["train"]
         with labels.told("train"):
-            rows = labels.column(splits.train)
             multi_hot = labels.is_multi_hot(rows)
             found = [labels.name_of(value) for row in rows for value in row]
             if multi_hot:
@@ -155,27 +180,22 @@ class LabelSets:
             indexed = splits.classes is not None
             target = cls(names, indexed, multi_hot, train.label_smoothing, train.focal)
             counts = target._counts(splits.train)
-            if not any(counts.values()):
+            if not any(counts):
                 raise DataError("no row has any label. There is nothing to learn.")
         for split in SPLITS[1:]:
             with labels.told(split):
                 here = target._counts(splits[split])
                 labels.check_learned(here, counts, names)
-                if split == "validation" and not any(here.values()):
+                if split == "validation" and not any(here):
                     raise DataError("no row has any label, so that no epoch can be chosen by it.")
         if train.class_weights == "none":
             return target
-        size = len(splits.train)
-        ratios = [max(size - count, 1) / count if count else 1.0 for count in counts.values()]
+        size = len(rows)
+        ratios = (max(size - count, 1) / count if count else 1.0 for count in counts)
         return replace(target, class_weights=tuple(ratios))
 
-    def _counts(self, table: Table) -> dict[int, int]:
-        return dict(enumerate(self.encode(table).sum(0).astype(int).tolist()))
-
-    @property
-    def num_outputs(self) -> int:
-        """One logit for each label."""
-        return len(self.classes)
+    def _counts(self, table: Table) -> list[int]:
+        return list(map(int, self.encode(table).sum(0)))
 
     def encode(self, table: Table) -> Array:
         """Return 0/1 vectors, float32 (rows, classes); raise DataError for an unknown label."""
@@ -202,37 +222,13 @@ class LabelSets:
         how = (weight, self.label_smoothing, self.focal)
         return losses.mixed(lambda label: losses.binary_cross_entropy(logits, label, *how), targets)
 
-    def weights(self, targets: dict[str, Tensor]) -> Tensor:
-        """Return ones, (batch,), float32: every sample counts the same."""
-        return losses.ones(targets)
-
     def predictions(self, outputs: Tensor) -> Tensor:
         """Return the probability of each label, (batch, classes), float32."""
         return outputs.float().sigmoid()
 
-    def scores(
-        self,
-        predictions: Array,
-        targets: Array,
-        *,
-        intervals: bool = True,
-        metrics: Sequence[Any] = (),
-    ) -> dict[str, Any]:
-        """Return all metrics of probabilities and 0/1 vectors, both (rows, classes)."""
-        return _scores("label_sets", predictions, targets, self.classes, intervals, metrics)
-
-    def rescale_head(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the head as it is: logits have no unit."""
-        return weight, bias
-
-    @property
-    def native(self) -> LabelSets:
-        """The target of the saved module: the same."""
-        return self
-
 
 @dataclass(frozen=True)
-class Numbers:
+class Numbers(_Target):
     """One number for each sample.
 
     The module learns (number - mean) / std of the training split, because heads and learning
@@ -240,16 +236,14 @@ class Numbers:
     which then gives the original unit; `native` is the target of that saved module.
     """
 
+    kind: ClassVar = "numbers"
     problem_type: ClassVar = "regression"
     mean: float = 0.0
     std: float = 1.0
     names: tuple[str, ...] | None = None
     """Where the data declares classes, as folders called 23 and 24 do: they are read as numbers."""
     metric: str = "-rmse"
-
-    def __post_init__(self) -> None:
-        """Take lists for tuples: a target that was kept as JSON reads back equal."""
-        labels.settle(self)
+    classes: None = None
 
     @classmethod
     def of(cls, splits: Splits, train: Train) -> Numbers:
@@ -264,10 +258,10 @@ class Numbers:
                     f"train.{key}={getattr(train, key)} has no meaning for a regression task, "
                     f"which has no classes: leave it at {value}."
                 )
+        labels.read(splits)
         unscaled, encoded = cls(names=splits.classes), {}
         for split in SPLITS:
             with labels.told(split):
-                labels.check_present(labels.column(splits[split]))
                 encoded[split] = unscaled.encode(splits[split]).astype(np.float64)
         numbers = encoded["train"]
         if len(numbers) < 2 or np.ptp(numbers) == 0:
@@ -275,21 +269,12 @@ class Numbers:
             raise DataError(f"In the train split: {only}. There is nothing to learn.")
         return replace(unscaled, mean=float(numbers.mean()), std=float(numbers.std()))
 
-    @property
-    def classes(self) -> None:
-        """There are none."""
-        return None
-
-    @property
-    def num_outputs(self) -> int:
-        """One."""
-        return 1
-
     def encode(self, table: Table) -> Array:
         """Return the numbers in their own unit, float32 (rows, 1); raise DataError for others."""
         cells = labels.column(table)
         if self.names is not None:
-            cells = [self.names[labels.Index(self.names, True)(v, i)] for i, v in enumerate(cells)]
+            index = labels.Index(self.names, True)
+            cells = [self.names[index(value, row)] for row, value in enumerate(cells)]
         numbers = [labels.number(value, row) for row, value in enumerate(cells)]
         return np.asarray(numbers, dtype=np.float32).reshape(-1, 1)
 
@@ -301,24 +286,9 @@ class Numbers:
             targets,
         )
 
-    def weights(self, targets: dict[str, Tensor]) -> Tensor:
-        """Return ones, (batch,), float32: every sample counts the same."""
-        return losses.ones(targets)
-
     def predictions(self, outputs: Tensor) -> Tensor:
         """Return numbers in the original unit, (batch, 1), float32."""
         return outputs.float() * self.std + self.mean
-
-    def scores(
-        self,
-        predictions: Array,
-        targets: Array,
-        *,
-        intervals: bool = True,
-        metrics: Sequence[Any] = (),
-    ) -> dict[str, Any]:
-        """Return all metrics of predicted and true numbers, both (rows, 1)."""
-        return _scores("numbers", predictions, targets, (), intervals, metrics)
 
     def rescale_head(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Return the head (1, width), (1,) that gives the original unit."""
@@ -328,22 +298,3 @@ class Numbers:
     def native(self) -> Numbers:
         """The target of the saved module, whose outputs are in the original unit."""
         return replace(self, mean=0.0, std=1.0)
-
-
-def _scores(
-    kind: Kind,
-    predictions: Array,
-    targets: Array,
-    classes: Sequence[str],
-    intervals: bool,
-    metrics: Sequence[Any],
-) -> dict[str, Any]:
-    """Score with intervals through `evaluate`; without, and without metrics of others, directly."""
-    if not intervals and all(isinstance(metric, str) for metric in metrics):
-        # Every epoch: the same functions, without the seconds of evaluate's import and intervals.
-        from finetune.scoring import score
-
-        return score(kind, predictions, targets, classes, metrics, intervals=False)
-    from finetune.metrics import scores
-
-    return scores(kind, predictions, targets, classes, metrics, intervals=intervals)

@@ -59,7 +59,7 @@ def test_a_paired_interval_is_the_bootstraps_and_narrower_than_an_unpaired_one()
     first = np.eye(2)[np.where(wrong, 1 - targets, targets)]
     also = wrong | (random.random(300) < 0.05)
     second = np.eye(2)[np.where(also, 1 - targets, targets)]
-    gap = baselines.paired(target, first, second, targets)
+    gap = target.difference(first, second, targets)
     hits = [np.argmax(given, 1) == targets for given in (first, second)]
     reference = bootstrap(
         (hits[0].astype(float) - hits[1],), np.mean, method="percentile", rng=0
@@ -77,16 +77,16 @@ def test_any_metric_that_chooses_can_be_paired(name):
     job, predictions = staging.classes()
     target = Classes(job.target.classes, metric=name)
     targets = job.samples["test"].targets
-    gap = baselines.paired(target, predictions, baselines.constant(job), targets)
+    gap = target.difference(predictions, baselines.constant(job), targets)
     assert gap["low"] < gap["value"] < gap["high"]
-    same = baselines.paired(target, predictions, predictions, targets)
+    same = target.difference(predictions, predictions, targets)
     assert same["value"] == same["low"] == same["high"] == 0
 
 
 def test_a_difference_that_is_not_defined_says_so():
     target = Numbers(metric="pearson")
     targets = np.arange(6.0).reshape(6, 1)
-    gap = baselines.paired(target, targets, np.ones((6, 1)), targets)
+    gap = target.difference(targets, np.ones((6, 1)), targets)
     assert gap == {"value": None, "low": None, "high": None, "n": 6}
     assert wording.difference("pearson", gap) == ""
 
@@ -147,9 +147,3 @@ def test_largest_errors_of_numbers_come_first():
         (2, "0", "2"),
         (0, "1.5", "1"),
     ]
-
-
-def test_kinds_are_told_by_shape():
-    assert baselines.kind_of(("a",), np.zeros(3)) == "classes"
-    assert baselines.kind_of(LabelSets(("a",)).classes, np.zeros((3, 1))) == "label_sets"
-    assert baselines.kind_of(None, np.zeros((3, 1))) == "numbers"

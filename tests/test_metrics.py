@@ -13,7 +13,7 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from finetune.errors import DataError, RecipeError, TrainingError
-from finetune.intervals import bootstrap, grouped, paired_interval, percentiles, wilson
+from finetune.intervals import bootstrap, grouped, percentiles, wilson
 from finetune.metric_table import TABLE
 from finetune.scoring import score
 from finetune.targets import Classes, LabelSets, Numbers
@@ -447,14 +447,3 @@ def test_resampled_means_spread_as_they_should() -> None:
     low, high = grouped(lambda keep: float(rows[keep].mean()), float(rows.mean()), 2000)
     assert low is not None and high is not None
     assert high - low == pytest.approx(2 * 2.09 * rows.std() / np.sqrt(2000), rel=0.4)
-
-
-def test_a_paired_interval_is_that_of_the_t_test() -> None:
-    a, b = [0.91, 0.93, 0.90, 0.95], [0.88, 0.92, 0.89, 0.91]
-    expected = stats.ttest_rel(a, b).confidence_interval(0.95)
-    result = paired_interval(a, b)
-    assert (result["low"], result["high"]) == pytest.approx((expected.low, expected.high))
-    assert result["value"] == pytest.approx(0.0225) and result["n"] == 4
-    assert paired_interval([1], [0]) == {"value": 1.0, "low": None, "high": None, "n": 1}
-    with pytest.raises(ValueError, match="two lists of one length"):
-        paired_interval([1, 2], [1])
