@@ -12,6 +12,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
+from finetune import scoring
 from finetune.errors import DataError, RecipeError, TrainingError
 from finetune.intervals import bootstrap, grouped, percentiles, wilson
 from finetune.metric_table import TABLE
@@ -270,6 +271,14 @@ def test_targets_score_through_evaluate_and_every_epoch_without() -> None:
     assert scores[Numbers().metric.lstrip("-")]["value"] == pytest.approx(
         sk.root_mean_squared_error(true, given), rel=1e-6
     )
+
+
+def test_the_metric_that_chooses_is_always_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "_CHEAP", 0)
+    quick = LabelSets(NAMES).scores(*label_sets(), intervals=False)
+    assert "macro_average_precision" in quick and "macro_auroc" not in quick
+    kappa = Classes(NAMES, metric="cohen_kappa")
+    assert "cohen_kappa" in kappa.scores(*classes(), intervals=False)
 
 
 def test_an_epochs_scores_do_not_wait_for_the_import_of_evaluate() -> None:

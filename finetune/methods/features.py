@@ -6,21 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, field_validator
 
-from finetune.schema import Noun
+from finetune.methods.base import STRENGTHS, MethodNoun, learn
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch import Tensor, nn
+    from torch import nn
 
     from finetune.protocols import Network
 
 
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
-"""Inverse strengths of the penalty on a linear head, from strong to weak."""
-
-
-class FeatureExtraction(Noun):
+class FeatureExtraction(MethodNoun):
     """A linear head on frozen features; its regularisation is chosen on validation."""
 
     kind: Literal["features"] = "features"
@@ -47,21 +41,5 @@ class FeatureExtraction(Noun):
 
     def prepare(self, network: Network) -> nn.Module:
         """Freeze everything but the head."""
-        head = set(network.layers()[-1])
-        for name, parameter in network.module.named_parameters():
-            parameter.requires_grad_(name in head)
+        learn(network.module, network.layers()[-1])
         return network.module
-
-    def lr_scales(self, network: Network) -> dict[str, float]:
-        """Return no factors: nothing learns by gradient descent."""
-        return {}
-
-    def start_epochs(self, network: Network) -> dict[str, float]:
-        """Return no later starts: nothing learns by gradient descent."""
-        return {}
-
-    def finish(
-        self, module: nn.Module, inputs: dict[str, Tensor], folder: Path, base: str
-    ) -> nn.Module:
-        """Return the module: it is plain already, and nothing is kept beside it."""
-        return module

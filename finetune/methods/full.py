@@ -7,18 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from finetune.errors import RecipeError
-from finetune.methods.features import STRENGTHS
-from finetune.schema import Noun
+from finetune.methods.base import STRENGTHS, MethodNoun, learn
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch import Tensor, nn
+    from torch import nn
 
     from finetune.protocols import Network
 
 
-class Full(Noun):
+class Full(MethodNoun):
     """All weights learn, or those of the top layers; lower layers may learn more slowly."""
 
     kind: Literal["full"] = "full"
@@ -39,93 +36,49 @@ class Full(Noun):
         """Strengths of the linear head to start from, for LP-FT; empty for a random head."""
         return STRENGTHS if self.start == "linear-probe" else ()
 
-    @property
-    def descends(self) -> bool:
-        """Whether anything is learned by gradient descent."""
-        return True
-
     def prepare(self, network: Network) -> nn.Module:
         """Let the top layers learn and freeze the rest; raise RecipeError if there are too few."""
         from finetune.freezing import freeze_batch_norm
 
-        learning = {name for layer in self._layers(network) for name in layer}
-        for name, parameter in network.module.named_parameters():
-            parameter.requires_grad_(name in learning)
+        learn(network.module, self._depths(network))
         if self.freeze_norm:
             freeze_batch_norm(network.module)
         return network.module
 
     def lr_scales(self, network: Network) -> dict[str, float]:
         """Return the factor on the learning rate by parameter name; 1.0 for the head."""
-        return {
-            name: self.layer_decay**depth
-            for depth, layer in enumerate(reversed(self._layers(network)))
-            for name in layer
-        }
+        return {name: self.layer_decay**depth for name, depth in self._depths(network).items()}
 
     def start_epochs(self, network: Network) -> dict[str, float]:
         """Return the epoch, as a fraction where need be, at which each parameter starts to learn.
 
         Gradual unfreezing: Howard and Ruder 2018, arXiv:1801.06146.
         """
-        return {
-            name: self.unfreeze_epochs * depth
-            for depth, layer in enumerate(reversed(self._layers(network)))
-            for name in layer
-        }
+        return {name: self.unfreeze_epochs * depth for name, depth in self._depths(network).items()}
 
-    def finish(
-        self, module: nn.Module, inputs: dict[str, Tensor], folder: Path, base: str
-    ) -> nn.Module:
-        """Return the module: it is plain already, and nothing is kept beside it."""
-        return module
-
-    def _layers(self, network: Network) -> list[list[str]]:
+    def _depths(self, network: Network) -> dict[str, int]:
+        """Return how many layers above a parameter learn, for all that learn."""
         layers = network.layers()
-        if self.train_layers is None:
-            return layers
-        if self.train_layers > len(layers):
-            raise RecipeError(
-                f"method.train_layers={self.train_layers}, but the backbone has {len(layers)} "
-                f"layers, the head counted: give 1 to {len(layers)}, or leave it out to train all."
-            )
-        return layers[-self.train_layers :]
+        if self.train_layers is not None:
+            if self.train_layers > len(layers):
+                raise RecipeError(
+                    f"method.train_layers={self.train_layers}, but the backbone has {len(layers)} "
+                    f"layers, the head counted: give 1 to {len(layers)}, or leave it out to train "
+                    "all."
+                )
+            layers = layers[-self.train_layers :]
+        return {name: depth for depth, layer in enumerate(reversed(layers)) for name in layer}
 
 
-class NormBias(Noun):
+class NormBias(MethodNoun):
     """Only norm layers, biases and the head learn (BitFit, Zaken et al. 2021, arXiv:2106.10199)."""
 
     kind: Literal["norm-bias"] = "norm-bias"
-
-    @property
-    def probe(self) -> tuple[float, ...]:
-        """No linear head is fitted first."""
-        return ()
-
-    @property
-    def descends(self) -> bool:
-        """Whether anything is learned by gradient descent."""
-        return True
 
     def prepare(self, network: Network) -> nn.Module:
         """Let norms, biases and the head learn, and freeze the rest."""
         from finetune.freezing import norm_parameters
 
-        learning = norm_parameters(network.module) | set(network.layers()[-1])
-        for name, parameter in network.module.named_parameters():
-            parameter.requires_grad_(name in learning or name.rpartition(".")[2] == "bias")
+        biases = {n for n, _ in network.module.named_parameters() if n.split(".")[-1] == "bias"}
+        learn(network.module, norm_parameters(network.module) | biases | {*network.layers()[-1]})
         return network.module
-
-    def lr_scales(self, network: Network) -> dict[str, float]:
-        """Return no factors: all that learns does so at the full learning rate."""
-        return {}
-
-    def start_epochs(self, network: Network) -> dict[str, float]:
-        """Return no later starts: all that learns does so from the first update."""
-        return {}
-
-    def finish(
-        self, module: nn.Module, inputs: dict[str, Tensor], folder: Path, base: str
-    ) -> nn.Module:
-        """Return the module: it is plain already, and nothing is kept beside it."""
-        return module

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from finetune.errors import RecipeError, TrainingError, nearest
-from finetune.schema import Noun
+from finetune.methods.base import MethodNoun
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -30,7 +30,7 @@ TOLERANCE = 1e-4
 """Largest difference between the logits of the merged model and those of the adapter."""
 
 
-class LoRA(Noun):
+class LoRA(MethodNoun):
     """Low-rank updates of frozen weights learn, and the head."""
 
     kind: Literal["lora"] = "lora"
@@ -44,16 +44,6 @@ class LoRA(Noun):
     """Regular expression over full module names; the backbone family's own choice if not given."""
     options: dict[str, Any] = {}
     """Any further field of PEFT's LoraConfig by its own name, such as `use_dora`."""
-
-    @property
-    def probe(self) -> tuple[float, ...]:
-        """No linear head is fitted first."""
-        return ()
-
-    @property
-    def descends(self) -> bool:
-        """Whether anything is learned by gradient descent."""
-        return True
 
     def prepare(self, network: Network) -> nn.Module:
         """Return the module wrapped by PEFT, whose head is trained whole and in float32.
@@ -74,14 +64,6 @@ class LoRA(Noun):
                 f"PEFT does not take method.targets={targets!r} with {self.options}: {error}"
             ) from error
         return wrapped
-
-    def lr_scales(self, network: Network) -> dict[str, float]:
-        """Return no factors: all that learns does so at the full learning rate."""
-        return {}
-
-    def start_epochs(self, network: Network) -> dict[str, float]:
-        """Return no later starts: all that learns does so from the first update."""
-        return {}
 
     def finish(
         self, module: nn.Module, inputs: dict[str, Tensor], folder: Path, base: str
