@@ -137,4 +137,4 @@ def fit_probe(job: Job, device: torch.device, precision: str) -> dict[str, Any]:
         device=device,
     )
     job.network.set_head(head.weight, head.bias)
-    return {"probe": {"c": head.c, "tried": head.log()}}
+    return {"probe": {"c": head.c, "tried": head.curve}}

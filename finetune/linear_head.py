@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,16 +22,6 @@ LOSS_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
-class Strength:
-    """What one strength of regularisation gave."""
-
-    c: float
-    train_loss: float
-    """Mean over the training split, without the penalty."""
-    validation_loss: float
-
-
-@dataclass(frozen=True)
 class LinearHead:
     """A fitted linear head, for features as they come from the backbone."""
 
@@ -41,12 +31,11 @@ class LinearHead:
     """(outputs,), float32."""
     c: float
     """The strength that validation chose."""
-    curve: tuple[Strength, ...]
-    """All strengths tried, from the strongest penalty down."""
+    curve: list[dict[str, float]]
+    """`{"c", "train_loss", "validation_loss"}` of all strengths tried, the strongest penalty first.
 
-    def log(self) -> list[dict[str, float]]:
-        """Return the curve as plain dicts."""
-        return [asdict(point) for point in self.curve]
+    Losses are means over the split, without the penalty.
+    """
 
 
 def fit_head(
@@ -68,23 +57,21 @@ def fit_head(
     loss has risen twice. Raises TrainingError if no fit is finite.
     """
     device = device or torch.device("cpu")
-    seen = _Data.of(train, train_targets, device)
-    unseen = _Data.of(validation, validation_targets, device)
+    seen = _Data(train, train_targets, target, device)
+    unseen = _Data(validation, validation_targets, target, device)
     space = _Space.of(seen.features)
-    seen.features = space.project(seen.features)
-    unseen.features = space.project(unseen.features)
+    seen.features, unseen.features = space.project(seen.features), space.project(unseen.features)
     weight = torch.zeros(seen.features.shape[1], target.num_outputs, device=device)
     bias = torch.zeros(target.num_outputs, device=device)
-    curve: list[Strength] = []
+    curve: list[dict[str, float]] = []
     best, chosen, least = (weight, bias), 0.0, math.inf
     for c in sorted(strengths):
-        penalty = 1 / (c * len(seen))
-        weight, bias = _minimise(seen, target, weight, bias, penalty, space.variances)
-        tried = Strength(c, seen.loss(target, weight, bias), unseen.loss(target, weight, bias))
-        curve.append(tried)
-        if tried.validation_loss < least:
-            least, chosen, best = tried.validation_loss, c, (weight, bias)
-        losses = [point.validation_loss for point in curve[-3:]]
+        weight, bias = _minimise(seen, weight, bias, 1 / (c * len(train)), space.variances)
+        loss = unseen.loss(weight, bias)
+        curve.append({"c": c, "train_loss": seen.loss(weight, bias), "validation_loss": loss})
+        if loss < least:
+            least, chosen, best = loss, c, (weight, bias)
+        losses = [point["validation_loss"] for point in curve[-3:]]
         if len(losses) == 3 and losses[0] < losses[1] < losses[2]:
             break
     if not chosen:
@@ -92,44 +79,32 @@ def fit_head(
             "No linear head could be fitted: the loss is not finite at any of "
             f"method.c={', '.join(f'{c:g}' for c in sorted(strengths))}."
         )
-    return LinearHead(*space.unfold(*best), chosen, tuple(curve))
+    return LinearHead(*space.unfold(*best), chosen, curve)
 
 
-@dataclass
 class _Data:
     """Features and targets of one split on the device."""
 
-    features: Tensor
-    targets: Tensor
+    def __init__(
+        self, features: Array, targets: Array, target: Target, device: torch.device
+    ) -> None:
+        self.features = torch.from_numpy(np.asarray(features, np.float32)).to(device)
+        self.label = torch.from_numpy(np.asarray(targets)).to(device)
+        self.target = target
+        self.total = float(target.weights({"label": self.label}).sum())
 
-    @classmethod
-    def of(cls, features: Array, targets: Array, device: torch.device) -> _Data:
-        return cls(
-            torch.from_numpy(np.asarray(features, np.float32)).to(device),
-            torch.from_numpy(np.asarray(targets)).to(device),
-        )
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def parts(self, outputs: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """Yield as many samples at a time as memory should hold outputs of."""
-        size = max(1, CHUNK // outputs)
-        for start in range(0, len(self), size):
+    def losses(self, weight: Tensor, bias: Tensor) -> Iterator[Tensor]:
+        """Yield parts of the mean loss, each of as many samples as memory should hold."""
+        size = max(1, CHUNK // len(bias))
+        for start in range(0, len(self.label), size):
             part = slice(start, start + size)
-            yield self.features[part], {"label": self.targets[part]}
+            outputs = torch.addmm(bias, self.features[part], weight)
+            yield self.target.losses(outputs, {"label": self.label[part]}).sum() / self.total
 
-    def total_weight(self, target: Target) -> float:
-        return float(target.weights({"label": self.targets}).sum())
-
-    def loss(self, target: Target, weight: Tensor, bias: Tensor) -> float:
-        """Return the mean loss of this split."""
-        with torch.no_grad():
-            total = sum(
-                float(target.losses(features @ weight + bias, targets).sum())
-                for features, targets in self.parts(len(bias))
-            )
-        return total / self.total_weight(target)
+    @torch.no_grad()
+    def loss(self, weight: Tensor, bias: Tensor) -> float:
+        """Return the mean loss."""
+        return sum(map(float, self.losses(weight, bias)))
 
 
 @dataclass(frozen=True)
@@ -171,14 +146,13 @@ class _Space:
 
 
 def _minimise(
-    data: _Data, target: Target, weight: Tensor, bias: Tensor, penalty: float, variances: Tensor
+    data: _Data, weight: Tensor, bias: Tensor, penalty: float, variances: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return weight (rank, outputs) and bias of least penalised loss, from a warm start."""
     from scipy.optimize import minimize
 
     # About the inverse root of the curvature along each axis.
     step = (variances / weight.shape[1] + penalty).rsqrt()[:, None]
-    total = data.total_weight(target)
     split = weight.numel()
 
     def unpack(vector: Any) -> tuple[Tensor, Tensor]:
@@ -187,18 +161,19 @@ def _minimise(
 
     def value_and_gradient(vector: Any) -> tuple[float, Any]:
         weight, bias = (part.requires_grad_() for part in unpack(vector))
-        value, gradients = 0.0, [torch.zeros_like(weight), torch.zeros_like(bias)]
-        for features, targets in data.parts(weight.shape[1]):
-            loss = target.losses(torch.addmm(bias, features, weight), targets).sum() / total
+        value, by_weight, by_bias = 0.0, penalty * weight.detach(), torch.zeros_like(bias)
+        for loss in data.losses(weight, bias):
             parts = torch.autograd.grad(loss, (weight, bias))
-            gradients = [whole + part for whole, part in zip(gradients, parts, strict=True)]
-            value += float(loss.detach())
-        with torch.no_grad():
-            value += float(weight.square().sum()) * penalty / 2
-            by_weight = (gradients[0] + penalty * weight) * step
-        return value, torch.cat([by_weight.reshape(-1), gradients[1]]).double().cpu().numpy()
+            by_weight, by_bias = by_weight + parts[0], by_bias + parts[1]
+            value += loss.item()
+        value += weight.detach().square().sum().item() * penalty / 2
+        return value, pack(by_weight * step, by_bias)
 
-    start = torch.cat([(weight / step).reshape(-1), bias]).double().cpu().numpy()
+    def pack(weight: Tensor, bias: Tensor) -> Any:
+        return torch.cat([weight.reshape(-1), bias]).double().cpu().numpy()
+
     options = {"maxiter": ITERATIONS, "ftol": LOSS_TOLERANCE, "gtol": 1e-6}
-    found = minimize(value_and_gradient, start, jac=True, method="L-BFGS-B", options=options)
+    found = minimize(
+        value_and_gradient, pack(weight / step, bias), jac=True, method="L-BFGS-B", options=options
+    )
     return unpack(found.x)

@@ -50,20 +50,28 @@ class LoRA(MethodNoun):
 
         Raises RecipeError if no module matches, or PEFT does not take an option.
         """
-        from peft import get_peft_model
+        from peft import LoraConfig, get_peft_model
 
-        heads = network.head()
+        heads, options = network.head(), self._options()
         targets, outside = self._pattern(network)
-        config = self._config(targets, outside, heads)
         for name in heads:
             network.module.get_submodule(name).float()
         try:
-            wrapped: nn.Module = get_peft_model(network.module, config)
+            config = LoraConfig(
+                r=self.rank,
+                lora_alpha=self.alpha,
+                lora_dropout=self.dropout,
+                target_modules=targets,
+                exclude_modules=outside,
+                modules_to_save=[*heads, *(options.pop("modules_to_save", None) or ())],
+                **options,
+            )
+            return cast("nn.Module", get_peft_model(network.module, config))
         except (ValueError, TypeError, NotImplementedError) as error:
             raise RecipeError(
-                f"PEFT does not take method.targets={targets!r} with {self.options}: {error}"
+                f"PEFT does not take method.targets={targets!r} with method.options={options}: "
+                f"{error}"
             ) from error
-        return wrapped
 
     def finish(
         self, module: nn.Module, inputs: dict[str, Tensor], folder: Path, base: str
@@ -115,7 +123,8 @@ class LoRA(MethodNoun):
             f"Allowed: {', '.join(some)}."
         )
 
-    def _config(self, targets: str, outside: str, heads: list[str]) -> Any:
+    def _options(self) -> dict[str, Any]:
+        """Return the further options; raise RecipeError for one that PEFT has not."""
         from peft import LoraConfig
 
         known = [name for name in LoraConfig.__dataclass_fields__ if name not in OWN_FIELDS]
@@ -129,21 +138,7 @@ class LoRA(MethodNoun):
                     f"method.options.{name} is not an option of PEFT's LoraConfig."
                     f"{nearest(name, known)} Allowed: {', '.join(known)}."
                 )
-        options = dict(self.options)
-        options["modules_to_save"] = [*heads, *(options.get("modules_to_save") or ())]
-        try:
-            return LoraConfig(
-                r=self.rank,
-                lora_alpha=self.alpha,
-                lora_dropout=self.dropout,
-                target_modules=targets,
-                exclude_modules=outside,
-                **options,
-            )
-        except (ValueError, TypeError) as error:
-            raise RecipeError(
-                f"PEFT does not take method.options={self.options}: {error}"
-            ) from error
+        return dict(self.options)
 
 
 def adaptable(module: nn.Module) -> bool:
