@@ -103,13 +103,17 @@ def _resolved(metric: Any, trust_remote_code: bool) -> Any:
             f"The metric {metric!r} runs code, so its revision must be pinned: write {name}@ and "
             "the 40 hexadecimal digits of a commit, or a version tag such as v1.0."
         )
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
     try:
         # Not evaluate.load(name, revision=...): it takes a folder of this name in the working
         # directory first, and where the hub cannot be reached any revision that it finds cached.
         folder = snapshot_download(
-            name, repo_type="space", revision=revision, allow_patterns=["*.py"]
+            name,
+            repo_type="space",
+            revision=revision,
+            allow_patterns=["*.py"],
+            local_files_only=constants.HF_HUB_OFFLINE,
         )
         return evaluate.load(str(Path(folder) / f"{name.rpartition('/')[2]}.py"))
     except Exception as error:  # the code is anybody's, and so are its errors
