@@ -39,7 +39,7 @@ from common import (
 )
 from worker import Setup
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 DATA = HERE.parents[2] / "shared" / "data"
 RESULTS = HERE / "RESULTS.md"
 RATE, SECONDS, AGAIN = "images_per_second", "seconds", "again"
