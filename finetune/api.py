@@ -83,7 +83,7 @@ def show(recipe: Recipe, origins: Mapping[str, str] | None = None) -> None:
 
 def _train(recipe: Recipe, folder: Any) -> None:
     from finetune import boundary, build, environment, extraction, outcome
-    from finetune.freezing import Frozen
+    from finetune.freezing import check_frozen, frozen_hashes
     from finetune.loop import Fit
 
     began = time.monotonic()
@@ -93,7 +93,7 @@ def _train(recipe: Recipe, folder: Any) -> None:
     job = build.job(recipe)
     for note in job.notes:
         folder.say(note)
-    frozen = Frozen.of(job.module)
+    frozen = frozen_hashes(job.module)
     training: dict[str, Any] = {}
     if job.method.probe:
         training |= extraction.fit_probe(job, accelerator.device, precision)
@@ -102,7 +102,7 @@ def _train(recipe: Recipe, folder: Any) -> None:
             if sentence:
                 folder.say(sentence)
             training |= Fit(replayed, folder, accelerator).run()
-    frozen.check(job.module)
+    check_frozen(job.module, frozen)
     result = outcome.describe(job, folder) | {"training": training}
     if accelerator.is_main_process:
         result["round_trip"] = outcome.save(job, folder)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from finetune import build, console, kept
 from finetune.environment import autocast
-from finetune.freezing import fingerprint, still
+from finetune.freezing import frozen_hashes
 from finetune.images.store import disk_limit
 from finetune.protocols import Array, Source, Split
 from finetune.relay import ARGUMENT, Inputs, NotKept, Relay, capture, filled, install, is_dense
@@ -106,7 +106,7 @@ def cached(
     shapes = {name: (tensor.shape[1:], tensor.dtype) for name, tensor in inputs.items()}
     whole = dict(key) | {
         "layout": LAYOUT,
-        "weights": fingerprint(still(module)),
+        "weights": frozen_hashes(module),
         "boundary": relay.boundary,
         # Rounding can depend on both, and a resumed run must see the same numbers.
         "precision": precision,

@@ -17,7 +17,7 @@ from torch import Tensor
 from finetune import build, console, kept
 from finetune.environment import autocast
 from finetune.errors import TrainingError
-from finetune.freezing import fingerprint
+from finetune.freezing import digest
 from finetune.linear_head import fit_head
 from finetune.protocols import Array, Network, Source
 from finetune.samples import ahead
@@ -71,7 +71,7 @@ def extract(
     tensors = network.module.state_dict().items()
     whole = dict(key) | {
         "layout": LAYOUT,
-        "weights": fingerprint((n, t) for n, t in tensors if not n.startswith(heads)),
+        "weights": {n: digest(t) for n, t in tensors if not n.startswith(heads)},
         "precision": precision,
         "device": device.type,
         "samples": len(source),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -82,44 +81,25 @@ def digest(tensor: Tensor) -> str:
     return hashed.hexdigest()
 
 
-def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """Return a hash of all these tensors and their names."""
-    hashed = hashlib.blake2b(digest_size=16)
-    for name, tensor in tensors:
-        hashed.update(f"{name} {digest(tensor)}\n".encode())
-    return hashed.hexdigest()
+def frozen_hashes(module: nn.Module) -> dict[str, str]:
+    """Return hashes of all that must not move: frozen parameters, and BatchNorm's statistics."""
+    return {name: digest(tensor) for name, tensor in _frozen(module)}
 
 
-@dataclass(frozen=True)
-class Frozen:
-    """Hashes of all that must not move, taken before training."""
-
-    hashes: Mapping[str, str]
-
-    @classmethod
-    def of(cls, module: nn.Module) -> Frozen:
-        """Hash every frozen parameter and the statistics of every frozen BatchNorm."""
-        return cls({name: digest(tensor) for name, tensor in still(module)})
-
-    def check(self, module: nn.Module) -> None:
-        """Raise TrainingError naming the tensors that are no longer bit-identical."""
-        now = dict(chain(module.named_parameters(), module.named_buffers()))
-        moved = [
-            name
-            for name, before in self.hashes.items()
-            if name not in now or digest(now[name]) != before
-        ]
-        if moved:
-            shown = ", ".join(moved[:5]) + (f" and {len(moved) - 5} more" if moved[5:] else "")
-            raise TrainingError(
-                f"Frozen weights or BatchNorm statistics have moved in training: {shown}. The "
-                "result is not what the method promises, so it is not saved. Code that changes "
-                "the module outside the method, or calls train() on it, is the usual cause."
-            )
+def check_frozen(module: nn.Module, hashes: Mapping[str, str]) -> None:
+    """Raise TrainingError naming the tensors whose hashes are no longer those taken before."""
+    now = dict(chain(module.named_parameters(), module.named_buffers()))
+    moved = [n for n, before in hashes.items() if n not in now or digest(now[n]) != before]
+    if moved:
+        shown = ", ".join(moved[:5]) + (f" and {len(moved) - 5} more" if moved[5:] else "")
+        raise TrainingError(
+            f"Frozen weights or BatchNorm statistics have moved in training: {shown}. The "
+            "result is not what the method promises, so it is not saved. Code that changes "
+            "the module outside the method, or calls train() on it, is the usual cause."
+        )
 
 
-def still(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield what must not move: frozen parameters, and the statistics of frozen BatchNorms."""
+def _frozen(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from ((name, p) for name, p in module.named_parameters() if not p.requires_grad)
     for outer, part in held(module):
         for inner, child in part.named_modules(prefix=outer):

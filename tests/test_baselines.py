@@ -10,7 +10,7 @@ from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.metrics import accuracy_score, average_precision_score, confusion_matrix, log_loss
 
 from finetune import baselines, mistakes, wording
-from finetune.targets import Classes, LabelSets, Numbers
+from finetune.targets import Classes, Numbers
 
 
 def uneven(n=90):

@@ -25,7 +25,7 @@ from finetune import (
 from finetune.boundary import cached
 from finetune.environment import accelerator
 from finetune.folder import opened
-from finetune.freezing import Frozen, set_train_mode
+from finetune.freezing import check_frozen, frozen_hashes, set_train_mode
 from finetune.loop import Fit
 from finetune.relay import NotKept
 from recipes.vit_digits import recipe as digits
@@ -110,13 +110,13 @@ def train(module, source, precision="no", epochs=3):
 def test_the_losses_are_the_same(name, tmp_path):
     wanted = train(*prepared(name))
     module, source = prepared(name)
-    frozen = Frozen.of(module)
+    frozen = frozen_hashes(module)
     _, kept = keep(module, source, tmp_path)
     reads = source.reads
     losses = train(module, kept)
     assert source.reads == reads, "an epoch reads no image"
     np.testing.assert_allclose(losses, wanted, atol=1e-6, rtol=0)
-    frozen.check(module)
+    check_frozen(module, frozen)
 
 
 def test_the_losses_are_the_same_in_bf16_and_channels_last(tmp_path):

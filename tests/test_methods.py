@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from finetune.backbones import Timm
 from finetune.errors import RecipeError, TrainingError
-from finetune.freezing import Frozen, manifest, set_train_mode
+from finetune.freezing import check_frozen, frozen_hashes, manifest, set_train_mode
 from finetune.methods import FeatureExtraction, Full, LoRA, NormBias
 from finetune.methods import lora as lora_module
 
@@ -90,9 +90,9 @@ def test_layers_thaw_one_after_another_from_the_head_down():
 
 def test_frozen_batch_norm_in_full_fine_tuning():
     module = Full(freeze_norm=True).prepare(build("test_resnet"))
-    frozen = Frozen.of(module)
+    frozen = frozen_hashes(module)
     train(module, {"x": torch.randn(4, 3, 32, 32)})
-    frozen.check(module)
+    check_frozen(module, frozen)
     assert "bn1.weight" not in learns(module) and "conv1.0.weight" in learns(module)
 
 
@@ -125,10 +125,10 @@ def test_lora_trains_saves_merges_and_loads_back(name, tmp_path):
     module = LoRA(rank=2).prepare(network)
     facts = manifest(module)
     assert facts["trainable_parameters"] < 0.5 * facts["total_parameters"]
-    frozen = Frozen.of(module)
+    frozen = frozen_hashes(module)
     untrained = module.eval()(**inputs)
     train(module, inputs)
-    frozen.check(module)
+    check_frozen(module, frozen)
     wanted = module.eval()(**inputs).detach()
     assert (wanted - untrained).abs().max() > 1e-3
 
