@@ -130,7 +130,7 @@ def check_names(names: Iterable[str], allowed: Iterable[str]) -> None:
     for name in names:
         if name not in allowed:
             raise RecipeError(
-                f"There is no metric {name!r} here: allowed are {', '.join(allowed)}."
+                f"There is no metric {name!r} for this task: allowed are {', '.join(allowed)}."
                 f"{nearest(name, allowed)} A metric of the hub is written 'user/name@revision'."
             )
 
