@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from finetune import labels, losses
@@ -54,7 +55,7 @@ class _Target(ABC):
 
     def weights(self, targets: dict[str, Tensor]) -> Tensor:
         """Return ones, (batch,), float32: every sample counts the same."""
-        return losses.ones(targets)
+        return torch.ones(len(targets["label"]), device=targets["label"].device)
 
     def scores(
         self,
@@ -142,7 +143,7 @@ class Classes(_Target):
         """Return what each sample counts in the mean of the losses, (batch,), float32."""
         weight = losses.vector(self.class_weights, targets["label"].device)
         if weight is None:
-            return losses.ones(targets)
+            return super().weights(targets)
         return losses.mixed(lambda label: weight[label], targets)
 
     def predictions(self, outputs: Tensor) -> Tensor:
