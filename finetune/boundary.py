@@ -45,29 +45,29 @@ def replayed(job: Job, device: torch.device, precision: str) -> Iterator[tuple[J
     stay as they are, and its module is as it was when training ends.
     """
     train, augmentation = job.train, job.recipe.task.augmentation
-    still = (augmentation is None or augmentation.is_off) and not train.compile
-    lent, sentence, relay = job, None, None
-    if still and not all(p.requires_grad for p in job.module.parameters()):
-        micro = min(train.micro_batch_size or train.batch_size, train.batch_size)
-        sizes: dict[Split, int] = {"train": micro, "validation": train.eval_batch_size}
-        sources = {split: (job.samples[split].source, size) for split, size in sizes.items()}
-        key = {"inputs": repr(job.network.inputs), "data": job.splits.fingerprint}
-        folder = build.cache_folder() / "boundary"
-        try:
-            if train.gradient_checkpointing:
-                raise NotKept("gradient checkpointing computes them anew")
-            relay, kept_ones = cached(job.module, sources, folder, key, device, precision)
-            own = {s: replace(job.samples[s], source=source) for s, source in kept_ones.items()}
-            lent = replace(job, samples={**job.samples, **own})
-            sentence = f"Activations of the frozen layers up to {relay.boundary} are kept on disk."
-        except (NotKept, OSError) as error:
-            reason = getattr(error, "strerror", None) or error
-            sentence = f"Frozen activations are not kept: {reason}."
+    frozen = not all(p.requires_grad for p in job.module.parameters())
+    if not frozen or train.compile or not (augmentation is None or augmentation.is_off):
+        yield job, None
+        return
+    micro = min(train.micro_batch_size or train.batch_size, train.batch_size)
+    sizes: dict[Split, int] = {"train": micro, "validation": train.eval_batch_size}
+    sources = {split: (job.samples[split].source, size) for split, size in sizes.items()}
+    key = {"inputs": repr(job.network.inputs), "data": job.splits.fingerprint}
+    folder = build.cache_folder() / "boundary"
     try:
-        yield lent, sentence
+        if train.gradient_checkpointing:
+            raise NotKept("gradient checkpointing computes them anew")
+        relay, activations = cached(job.module, sources, folder, key, device, precision)
+    except (NotKept, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        yield job, f"Frozen activations are not kept: {reason}."
+        return
+    try:
+        own = {s: replace(job.samples[s], source=source) for s, source in activations.items()}
+        sentence = f"Activations of the frozen layers up to {relay.boundary} are kept on disk."
+        yield replace(job, samples={**job.samples, **own}), sentence
     finally:
-        if relay is not None:
-            relay.remove()
+        relay.remove()
 
 
 def cached(

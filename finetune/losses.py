@@ -52,6 +52,11 @@ def mixed(values: Callable[[Tensor], Tensor], targets: dict[str, Tensor]) -> Ten
     return torch.lerp(values(targets["partner"]), own, targets["share"].to(own))
 
 
+def ones(targets: dict[str, Tensor]) -> Tensor:
+    """Return the weights of samples that all count the same, (batch,)."""
+    return torch.ones(len(targets["label"]), device=targets["label"].device)
+
+
 @lru_cache(maxsize=16)
 def vector(values: tuple[float, ...] | None, device: torch.device) -> Tensor | None:
     """Return `values` on `device`, moved there once and not in every step."""

@@ -208,13 +208,14 @@ def _mean_of(rows: Function, combine: Combine = lambda means: means[0]) -> Entry
     return Entry(lambda g, t: combine(rows(g, t).mean(0)[:, None])[0], rows=rows, combine=combine)
 
 
+_MISSING = "not every class has samples, and samples of others, here"
 _CONSTANT = "all predictions or all references are equal"
+_NO_LABEL = "no label is there, and none was predicted"
 
 
 def _f1(average: str, combine: Combine) -> Entry:
     f1 = _on_decisions(metrics.f1_score, average=average, zero_division=np.nan)
-    none = "no label is there, and none was predicted"
-    return Entry(f1, rows=confusion, combine=combine, reason=none)
+    return Entry(f1, rows=confusion, combine=combine, reason=_NO_LABEL)
 
 
 def _macro_f1(means: Array) -> Any:
@@ -231,16 +232,14 @@ TABLE: dict[Kind, dict[str, Entry]] = {
             proportion=True,
             reason="there are no more than five classes",
         ),
-        "macro_f1": _f1("macro", _macro_f1),
+        "macro_f1": Entry(
+            _on_decisions(metrics.f1_score, average="macro"), rows=confusion, combine=_macro_f1
+        ),
         "micro_f1": Entry(_on_decisions(metrics.f1_score, average="micro"), proportion=True),
         "balanced_accuracy": Entry(
             _on_decisions(metrics.balanced_accuracy_score), rows=confusion, combine=_mean_recall
         ),
-        "auroc": Entry(
-            _auroc,
-            gradient=_auroc_gradient,
-            reason="not every class has samples, and samples of others, here",
-        ),
+        "auroc": Entry(_auroc, gradient=_auroc_gradient, reason=_MISSING),
         "log_loss": Entry(
             lambda given, true: metrics.log_loss(true, given, labels=np.arange(given.shape[1])),
             rows=_log_loss_rows,

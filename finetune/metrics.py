@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,29 +140,24 @@ def score_others(
     result: dict[str, Any] = {}
     for metric in metrics:
         inputs = _inputs(metric, kind, given, true)
-        for name, value in _computed(metric, inputs, slice(None)).items():
+
+        def compute(keep: Any, metric: Any = metric, inputs: Any = inputs) -> dict[str, Any]:
+            return dict(metric.compute(**{name: cells[keep] for name, cells in inputs.items()}))
+
+        for name, value in compute(slice(None)).items():
             value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
             number = isinstance(value, (int, float)) and math.isfinite(value)
             figure = {"value": value if number or isinstance(value, list) else None}
             if intervals:
-                low, high = (
-                    grouped(partial(_computed_one, metric, inputs, name), value, len(true))
-                    if number
-                    else (None, None)
-                )
+                low, high = None, None
+                if number:
+                    statistic = lambda keep, name=name: float(compute(keep)[name])  # noqa: E731
+                    low, high = grouped(statistic, value, len(true))
                 figure |= {"low": low, "high": high}
-            if name in ours or name in result:
-                name = f"{getattr(metric, 'name', type(metric).__name__)}_{name}"
-            result[name] = figure | {"n": len(true)}
+            prefix = f"{getattr(metric, 'name', type(metric).__name__)}_"
+            taken = name in ours or name in result
+            result[prefix + name if taken else name] = figure | {"n": len(true)}
     return result
-
-
-def _computed(metric: Any, inputs: Mapping[str, Array], keep: Any) -> dict[str, Any]:
-    return dict(metric.compute(**{name: cells[keep] for name, cells in inputs.items()}))
-
-
-def _computed_one(metric: Any, inputs: Mapping[str, Array], name: str, keep: Array) -> float:
-    return float(_computed(metric, inputs, keep)[name])
 
 
 def _inputs(metric: Any, kind: Kind, given: Array, true: Array) -> dict[str, Array]:

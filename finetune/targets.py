@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from finetune import labels, losses
@@ -55,7 +54,7 @@ class _Target(ABC):
 
     def weights(self, targets: dict[str, Tensor]) -> Tensor:
         """Return ones, (batch,), float32: every sample counts the same."""
-        return torch.ones(len(targets["label"]), device=targets["label"].device)
+        return losses.ones(targets)
 
     def scores(
         self,
@@ -143,7 +142,7 @@ class Classes(_Target):
         """Return what each sample counts in the mean of the losses, (batch,), float32."""
         weight = losses.vector(self.class_weights, targets["label"].device)
         if weight is None:
-            return super().weights(targets)
+            return losses.ones(targets)
         return losses.mixed(lambda label: weight[label], targets)
 
     def predictions(self, outputs: Tensor) -> Tensor:

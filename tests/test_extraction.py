@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -127,6 +129,21 @@ def test_without_room_the_features_are_used_but_not_kept(tmp_path, capfd, monkey
     assert extract(net, source, tmp_path, KEY).shape == (10, 96)
     assert "could not be kept" in capfd.readouterr().err
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_two_at_once_compute_once(tmp_path):
+    source, net = Pictures(digits(30)), network()
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append(extract(net, source, tmp_path, KEY)))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert source.reads == 2
+    np.testing.assert_array_equal(*found)
 
 
 def test_features_that_are_not_finite_are_named(tmp_path):

@@ -253,9 +253,9 @@ def test_what_cannot_be_scored() -> None:
 def test_ten_thousand_samples_are_scored_in_seconds() -> None:
     given, true = classes(10_000, 10)
     score("classes", given[:50], true[:50])
-    start = time.process_time()
+    start = time.perf_counter()
     score("classes", given.astype(np.float32), true, "abcdefghij")
-    assert time.process_time() - start < 3
+    assert time.perf_counter() - start < 3
 
 
 def test_targets_score_every_epoch_as_at_the_end_without_intervals() -> None:
