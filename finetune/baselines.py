@@ -18,7 +18,7 @@ def constant(job: Job) -> Array:
     For classes and label sets it is their frequencies, so that the most frequent class is the
     answer and the probabilities are honest; for numbers it is the mean.
     """
-    known = job.samples["train"].targets
+    known = job.samples["train"].truth
     if known.ndim == 1:
         answer = np.bincount(known, minlength=job.target.num_outputs) / len(known)
     else:
@@ -32,7 +32,7 @@ def majority(job: Job, predictions: Array | None = None) -> dict[str, dict[str, 
 
     With the model's `predictions`, (rows, outputs), the scores hold its paired `difference`.
     """
-    answers, targets = constant(job), job.samples["test"].targets
+    answers, targets = constant(job), job.samples["test"].truth
     scores = job.target.scores(answers, targets, metrics=job.metrics)
     scores.pop("per_class", None)
     if predictions is not None:

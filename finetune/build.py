@@ -39,7 +39,7 @@ def job(recipe: Recipe) -> Job:
     check_batch(recipe, splits)
     metrics = further_metrics(recipe, splits, target)
     torch.manual_seed(train.seed)
-    network = recipe.backbone.build(target.num_outputs, target.classes)
+    network = recipe.backbone.build(target.num_outputs, target.classes, recipe.task.form)
     device = environment.device()
     choices = [f"precision {precision}", *network.tune_for(device, precision)]
     sources, splits, left_out = open_splits(recipe, network, splits)
@@ -47,7 +47,7 @@ def job(recipe: Recipe) -> Job:
     if empty := [split for split in left_out if not len(sources[split])]:
         raise DataError(f"No input of the {empty[0]} split can be read: nothing is left of it.")
     check_batch(recipe, splits)
-    samples = {split: Samples(sources[split], target.encode(splits[split])) for split in SPLITS}
+    samples = {split: Samples.of(target, sources[split], splits[split]) for split in SPLITS}
     module = recipe.method.prepare(network)
     if train.gradient_checkpointing:
         network.checkpoint_activations()

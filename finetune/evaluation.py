@@ -148,9 +148,10 @@ def _scored(
         if not len(table):
             continue
         encoded = target.encode(table) if declared else _encoded(run, table, splits.classes)
-        samples = Samples(sources[split], encoded)
-        size = recipe.train.eval_batch_size
-        predictions.append(predict(module, samples, target, accelerator, size, full_precision=True))
+        labels = target.labels(encoded, sources[split])
+        samples = Samples(sources[split], labels, encoded)
+        how = samples, target, accelerator, recipe.train.eval_batch_size
+        predictions.append(predict(network, module, *how, full_precision=True))
         targets.append(encoded)
     if not targets:
         raise DataError("No input of these rows can be read: there is nothing to measure.")

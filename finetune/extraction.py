@@ -129,9 +129,9 @@ def fit_probe(job: Job, device: torch.device, precision: str) -> dict[str, Any]:
     )
     head = fit_head(
         train,
-        job.samples["train"].targets,
+        job.samples["train"].truth,
         validation,
-        job.samples["validation"].targets,
+        job.samples["validation"].truth,
         job.target,
         job.method.probe,
         device=device,

@@ -35,7 +35,7 @@ def write(recipe: Recipe, output: str | Path) -> int:
         console.say(note)
     target = recipe.task.bind(splits, recipe.train)
     torch.manual_seed(recipe.train.seed)  # as a run does: random weights are then the same
-    network = recipe.backbone.build(target.num_outputs, target.classes)
+    network = recipe.backbone.build(target.num_outputs, target.classes, recipe.task.form)
     network.tune_for(device, precision)
     sources, splits, skipped = build.open_splits(recipe, network, splits, augmented=False)
     for name, broken in skipped.items():

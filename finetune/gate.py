@@ -27,17 +27,17 @@ def check(
     reloader: Path,
     folder: Path,
     rows: Sequence[Mapping[str, Any]],
-    logits: Array,
+    logits: Sequence[Array],
     classes: Sequence[str] | None,
 ) -> dict[str, Any]:
-    """Compare `logits` (rows, outputs) with those of a fresh process that loads `folder`.
+    """Compare the `logits` of each row with those of a fresh process that loads `folder`.
 
     `reloader` is a script that prints logits and labels for each library it knows. Returns the
     largest difference for each. Raises TrainingError if one is above 1e-5 (relative to the largest
     logit, where that is above 1), if a label differs, or if a library does not load the folder.
     """
     told = _told(reloader, folder, rows)
-    tolerance = TOLERANCE * max(1.0, float(np.abs(logits).max()))
+    tolerance = TOLERANCE * max(1.0, max(float(np.abs(row).max()) for row in logits))
     differences = {}
     for library, answer in told.items():
         if classes is not None and answer["labels"] != list(classes):
@@ -45,13 +45,15 @@ def check(
                 f"The saved model, loaded by {library}, has the labels {answer['labels']}, and not "
                 f"those of the data, {list(classes)}."
             )
-        other = np.asarray(answer["logits"])
-        if other.shape != logits.shape:
+        others = [np.asarray(row) for row in answer["logits"]]
+        shapes, expected = ([row.shape for row in each] for each in (others, logits))
+        if shapes != expected:
             raise TrainingError(
-                f"The saved model, loaded by {library}, gives outputs of shape {other.shape}, and "
-                f"not {logits.shape}."
+                f"The saved model, loaded by {library}, gives outputs of the shapes {shapes}, and "
+                f"not {expected}."
             )
-        differences[library] = float(np.abs(other - logits).max())
+        pairs = zip(others, logits, strict=True)
+        differences[library] = max(float(np.abs(a - b).max()) for a, b in pairs)
         if not differences[library] <= tolerance:
             raise TrainingError(
                 f"The saved model, loaded by {library} in a fresh process, gives logits that "

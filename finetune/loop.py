@@ -23,8 +23,8 @@ from finetune import optim, room
 from finetune.console import Bar
 from finetune.errors import Interrupted, TrainingError
 from finetune.freezing import set_train_mode
-from finetune.protocols import Array, Batch, Target
-from finetune.samples import Samples, ahead, order
+from finetune.protocols import Array, Batch, Network, Target
+from finetune.samples import Samples, ahead, order, together
 from finetune.state import Position, State, learned, random_numbers, set_random_numbers
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class Fit:
             )
         optimizer = optim.build(self.module, self.train, job.method.lr_scales(job.network))
         self.model, self.optimizer = accelerator.prepare(self.module, optimizer)
+        self.learning = [p for p in self.module.parameters() if p.requires_grad]
         self.state = State(self.module, optimizer, average, accelerator)
         self.starts = job.method.start_epochs(job.network)
         self.per_epoch = math.ceil(len(self.samples) / self.train.batch_size)
@@ -139,7 +140,8 @@ class Fit:
     def batches(self) -> Iterator[Batch]:
         """Yield this process's share of each batch of the epoch from the position on."""
         epoch, size, own = self.at.epoch, self.train.batch_size, self.accelerator
-        indices = order(self.samples.targets, self.train.sampling, self.train.seed, epoch)
+        drawn = self.train.sampling, self.train.seed, epoch
+        indices = order(self.samples.labels, *drawn, self.samples.source.lengths, size)
 
         def read(start: int) -> Batch:
             whole = indices[start : start + size]
@@ -184,7 +186,7 @@ class Fit:
             if self.starts.get(name, 0.0) > reached:
                 parameter.grad = None
         if self.train.clip_norm:
-            self.accelerator.clip_grad_norm_(self.module.parameters(), self.train.clip_norm)
+            self.accelerator.clip_grad_norm_(self.learning, self.train.clip_norm)
         optim.set_lr(self.optimizer, self.lr(self.done))
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -200,7 +202,7 @@ class Fit:
             micro = self.samples.finish(batch.part(start, start + size), device)
             last = start + size >= len(batch)
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                outputs = self.model(**micro.inputs)
+                outputs = self.job.network.outputs(self.model(**micro.inputs))
                 loss = self.job.target.losses(outputs, micro.targets).sum() * batch.share / weight
                 # DDP takes the mean over processes where the sum is wanted.
                 self.accelerator.backward(loss * self.accelerator.num_processes)
@@ -267,8 +269,9 @@ class Fit:
         for buffer in module.buffers():  # each process has its own BatchNorm statistics
             broadcast(buffer)
         samples, target = self.job.samples["validation"], self.job.target
-        predictions = predict(module, samples, target, self.accelerator, self.train.eval_batch_size)
-        scores = target.scores(predictions, samples.targets, intervals=False)
+        how = samples, target, self.accelerator, self.train.eval_batch_size
+        predictions = predict(self.job.network, module, *how)
+        scores = target.scores(predictions, samples.truth, intervals=False)
         values = {name: score["value"] for name, score in scores.items() if "value" in score}
         self.at.epoch, self.at.update = self.at.epoch + 1, 0
         self.folder.log(epoch=self.at.epoch, validation=values, seconds=self.seconds)
@@ -311,6 +314,7 @@ class Fit:
 
 @torch.inference_mode()
 def predict(
+    network: Network,
     module: nn.Module,
     samples: Samples,
     target: Target,
@@ -318,10 +322,10 @@ def predict(
     batch_size: int,
     *,
     full_precision: bool = False,
-) -> Array:
-    """Return the predictions of all samples in order, each counted once, on every process.
+) -> Any:
+    """Return the predictions of all rows in order, each sample counted once, on every process.
 
-    What is kept is small: probabilities or values, (samples, outputs), float32.
+    What is kept of a sample is small, such as probabilities (samples, outputs), float32.
     """
     module.eval()
     rank, processes = accelerator.process_index, accelerator.num_processes
@@ -329,6 +333,9 @@ def predict(
     # Every process takes equally many; the repeated ones are cut off below.
     each = math.ceil(len(samples) / processes)
     own = np.minimum(np.arange(each) * processes + rank, len(samples) - 1)
+    lengths = samples.source.lengths
+    ranked = None if lengths is None else np.argsort(-lengths, kind="stable")
+    own = own if ranked is None else ranked[own]
 
     def read(start: int) -> Batch:
         return samples.read(own[start : start + batch_size], 0)
@@ -337,8 +344,11 @@ def predict(
     batches = ahead(read, range(0, each, batch_size), depth=0 if device.type == "cpu" else 2)
     for batch in batches:
         with nullcontext() if full_precision else accelerator.autocast():
-            outputs = module(**samples.finish(batch, device).inputs)
-        parts.append(target.predictions(outputs))
-    gathered: Array = accelerator.gather(torch.cat(parts)).cpu().numpy()
+            parts.append(target.infer(network, module, samples.finish(batch, device).inputs))
+    whole = accelerator.pad_across_processes(together(parts), dim=1, pad_index=-1)
+    gathered: Array = accelerator.gather(whole).cpu().numpy()
     in_order = gathered.reshape(processes, each, *gathered.shape[1:]).swapaxes(0, 1)
-    return in_order.reshape(each * processes, *gathered.shape[1:])[: len(samples)]
+    kept = in_order.reshape(each * processes, *gathered.shape[1:])[: len(samples)]
+    if ranked is not None:
+        kept = kept[np.argsort(ranked)]
+    return target.decode(kept, samples.source)

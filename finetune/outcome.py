@@ -44,10 +44,11 @@ def save(job: Job, folder: Folder) -> dict[str, Any] | None:
         # One at a time and on the CPU, as the fresh process does: else sums round otherwise.
         count = len(next(iter(inputs.values())))
         singles = [{k: v[i : i + 1] for k, v in inputs.items()} for i in range(count)]
-        logits = torch.cat([network.module(**single).float() for single in singles])
+        outputs = [network.outputs(network.module(**single)) for single in singles]
     table = job.splits.test
     rows = [{name: table[i][name] for name in network.inputs.columns} for i in range(count)]
-    return gate.check(network.reloader, folder.model, rows, logits.numpy(), target.classes)
+    logits = [output[0].float().numpy() for output in outputs]
+    return gate.check(network.reloader, folder.model, rows, logits, target.classes)
 
 
 def first_inputs(job: Job) -> dict[str, Tensor]:
@@ -66,15 +67,15 @@ def test(job: Job, folder: Folder, accelerator: Accelerator) -> tuple[dict[str, 
     """
     target, train = job.target.native, job.train
     saved = job.recipe.backbone.saved(folder.model)
-    module = saved.build(target.num_outputs, target.classes).module.to(accelerator.device)
+    network = saved.build(target.num_outputs, target.classes, job.recipe.task.form)
+    module = network.module.to(accelerator.device)
     result: dict[str, Any] = {}
     predictions: dict[str, Array] = {}
     for split in ("validation", "test"):
         samples = job.samples[split]
-        predictions[split] = predict(
-            module, samples, target, accelerator, train.eval_batch_size, full_precision=True
-        )
-        result[split] = target.scores(predictions[split], samples.targets, metrics=job.metrics)
+        how = samples, target, accelerator, train.eval_batch_size
+        predictions[split] = predict(network, module, *how, full_precision=True)
+        result[split] = target.scores(predictions[split], samples.truth, metrics=job.metrics)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     look = {"time": now, "precision": "fp32", "batch_size": train.eval_batch_size}
     result["looks_at_test"] = [look | {"n": len(job.samples["test"])}]
@@ -109,7 +110,7 @@ def publish(folder: Folder, job: Job, result: dict[str, Any], predictions: Array
     surroundings = environment.describe() | {"argv": sys.argv[1:]}
     write_json(folder.path / "environment.json", surroundings)
     result["baselines"] = baselines.majority(job, predictions)
-    targets = job.samples["test"].targets
+    targets = job.samples["test"].truth
     result["confused"] = mistakes.confused(predictions, targets, job.target.classes)
     text = card.text(job.recipe, job, result, surroundings)
     write(folder.path / "README.md", text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,10 @@ from finetune import console, environment, tables
 from finetune.data import stream, writing
 from finetune.data.stream import Row, Stream
 from finetune.errors import RecipeError
-from finetune.samples import ahead
+from finetune.samples import ahead, together
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from finetune.protocols import Array, Network
+    from finetune.protocols import Network, Source, Target
     from finetune.run import Run
 
 STREAMS = {"image": stream.images}
@@ -80,15 +78,16 @@ def answers(run: Run, rows: Stream, top_k: int = 5, *, most: int | None = None) 
     given = islice(rows.read(), most)
     batches = iter(lambda: list(islice(given, size)), [])
 
-    def read(batch: list[Row]) -> tuple[list[Row], dict[str, Tensor], dict[int, str]]:
+    def read(batch: list[Row]) -> tuple[list[Row], Source, dict[int, str]]:
         return batch, *network.inputs.read([row.cells for row in batch])
 
     with console.Bar("predicting", min(rows.count, most or rows.count)) as bar:
-        for batch, raw, reasons in ahead(read, batches, depth=0 if device.type == "cpu" else 2):
+        for batch, source, reasons in ahead(read, batches, depth=0 if device.type == "cpu" else 2):
             told: Iterator[Answer] = iter(())
-            if raw:
-                predictions = _predict(network, module, target, raw, device)
-                told = iter(_told(run, target, predictions, top_k))
+            if len(source):
+                used = [row.cells for place, row in enumerate(batch) if place not in reasons]
+                predictions = _predict(network, module, target, source, size, device)
+                told = iter(_told(run, target, predictions, used, top_k))
             for place, row in enumerate(batch):
                 if place in reasons:
                     yield {"input": row.name, "error": reasons[place]}
@@ -99,16 +98,20 @@ def answers(run: Run, rows: Stream, top_k: int = 5, *, most: int | None = None) 
 
 @torch.inference_mode()
 def _predict(
-    network: Network, module: Any, target: Any, raw: dict[str, Tensor], device: torch.device
-) -> Array:
-    moved = {name: value.to(device, non_blocking=True) for name, value in raw.items()}
-    outputs = module(**network.inputs.finish(moved))
-    result: Array = target.predictions(outputs).cpu().numpy()
-    return result
+    network: Network, module: Any, target: Target, source: Source, size: int, device: torch.device
+) -> Any:
+    parts = []
+    for start in range(0, len(source), size):
+        raw = source.read(np.arange(start, min(start + size, len(source))), 0)
+        moved = {name: value.to(device, non_blocking=True) for name, value in raw.items()}
+        parts.append(target.infer(network, module, source.finish(moved)))
+    return target.decode(together(parts).cpu().numpy(), source)
 
 
-def _told(run: Run, target: Any, predictions: Array, top_k: int) -> list[Answer]:
-    told = run.recipe.task.answers(target, predictions, top_k)
+def _told(
+    run: Run, target: Target, predictions: Any, rows: Sequence[Any], top_k: int
+) -> list[Answer]:
+    told = run.recipe.task.answers(target, predictions, rows, top_k)
     for place in np.flatnonzero(~np.isfinite(predictions).all(1)):
         told[place] = {"error": "the model's output is not finite"}
     return told
@@ -118,7 +121,7 @@ def columns(run: Run, top_k: int) -> Answer:
     """Return an answer that has every key, none of it empty: what a table file looks like."""
     target = run.target()
     every = np.ones((1, target.num_outputs), np.float32)
-    [example] = run.recipe.task.answers(target, every, max(top_k, 1))
+    [example] = run.recipe.task.answers(target, every, [{}], max(top_k, 1))
     return {"input": "", **example, "error": ""}
 
 

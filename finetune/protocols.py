@@ -94,10 +94,29 @@ class Batch:
         )
 
 
+@dataclass(frozen=True)
+class Form:
+    """What a task asks of a model beside the width of its head."""
+
+    head: Literal["row", "token", "span", "generate", "continue"] = "row"
+    """One output for each row, for each token, for the two ends of a span; text from text; the
+    next token."""
+    reading: Any = None
+    """How rows become samples, where the task and not the backbone says so, as with texts."""
+
+
+ROW = Form()
+
+
 class Source(Protocol):
     """The samples of one table as model inputs; holds all randomness of augmentation."""
 
     def __len__(self) -> int: ...
+
+    @property
+    def lengths(self) -> Array | None:
+        """How long each sample is, (samples,), where a batch should hold some of like length."""
+        ...
 
     def read(self, indices: Array, epoch: int) -> dict[str, Tensor]:
         """Return raw inputs of these samples on the CPU; a pure function of its arguments.
@@ -126,15 +145,11 @@ class Inputs(Protocol):
         """Return training inputs if `augmentation` is given, else the native evaluation ones."""
         ...
 
-    def read(self, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Tensor], dict[int, str]]:
-        """Return raw native inputs of the rows that can be used, and why the others cannot be.
+    def read(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Source, dict[int, str]]:
+        """Return native inputs of the rows that can be used, and why the others cannot be.
 
-        Nothing is kept on disk; the reasons are by position. `finish` makes inputs of the raw ones.
+        Nothing is kept on disk; the reasons are by position.
         """
-        ...
-
-    def finish(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return what the module's forward takes, on the device where `raw` is."""
         ...
 
     def blank(self, batch_size: int) -> dict[str, Tensor]:
@@ -143,9 +158,13 @@ class Inputs(Protocol):
 
 
 class Network(Protocol):
-    """A model built for a task: `module(**inputs)` gives outputs of shape (batch, outputs)."""
+    """A model built for a task: `outputs(module(**inputs))` has the shape (batch, outputs)."""
 
     module: nn.Module
+
+    def outputs(self, given: Any) -> Any:
+        """Return what a target reads from what the module's forward gave."""
+        ...
 
     @property
     def inputs(self) -> Inputs:
@@ -233,8 +252,15 @@ class Target(Protocol):
         """Return the head to save, whose outputs are in the targets' own unit."""
         ...
 
-    def encode(self, table: Table) -> Array:
-        """Return the targets of all rows as one array, first axis the rows."""
+    def encode(self, table: Table) -> Any:
+        """Return the truth of all rows, row by row: what `scores` compares with."""
+        ...
+
+    def labels(self, truth: Any, source: Source) -> Any:
+        """Return what the loss needs of each sample, first axis the samples.
+
+        It is the truth itself where each row is one sample.
+        """
         ...
 
     def losses(self, outputs: Any, targets: dict[str, Tensor]) -> Tensor:
@@ -249,10 +275,21 @@ class Target(Protocol):
         """Return probabilities (batch, classes), or values (batch, outputs) for regression."""
         ...
 
+    def infer(self, network: Network, module: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        """Return what is kept of each sample, (batch, ...); of any width in the second axis."""
+        ...
+
+    def decode(self, kept: Array, source: Source) -> Any:
+        """Return the predictions row by row from what `infer` kept of all samples, in order.
+
+        Where samples differ in width, shorter ones are filled up with -1.
+        """
+        ...
+
     def scores(
         self,
-        predictions: Array,
-        targets: Array,
+        predictions: Any,
+        targets: Any,
         *,
         intervals: bool = True,
         metrics: Sequence[Any] = (),
@@ -263,7 +300,7 @@ class Target(Protocol):
         """
         ...
 
-    def difference(self, predictions: Array, other: Array, targets: Array) -> dict[str, Any]:
+    def difference(self, predictions: Any, other: Any, targets: Any) -> dict[str, Any]:
         """Return by how much `predictions` exceed `other` in `metric`: `{"value", "low", ...}`."""
         ...
 
@@ -281,10 +318,12 @@ class Data(Protocol):
 class Backbone(Protocol):
     """A pretrained model, named."""
 
-    def build(self, num_outputs: int, classes: tuple[str, ...] | None = None) -> Network:
+    def build(
+        self, num_outputs: int, classes: tuple[str, ...] | None = None, form: Form = ROW
+    ) -> Network:
         """Return the model with a fresh head, or with its own if that already predicts `classes`.
 
-        Raises BackboneError if the model or its weights cannot be had.
+        Raises BackboneError if the model or its weights cannot be had, or have no head of `form`.
         """
         ...
 
@@ -333,6 +372,11 @@ class Task(Protocol):
     columns: tuple[str, ...]
     augmentation: Any
 
+    @property
+    def form(self) -> Form:
+        """What it asks of a model beside the width of the head."""
+        ...
+
     def bind(self, splits: Splits, train: Any) -> Target:
         """Read the labels; raise DataError if they cannot be learned from."""
         ...
@@ -341,6 +385,8 @@ class Task(Protocol):
         """Return the target of a finished run from what its result says of it."""
         ...
 
-    def answers(self, target: Target, predictions: Array, top_k: int) -> list[dict[str, Any]]:
+    def answers(
+        self, target: Target, predictions: Any, rows: Sequence[Mapping[str, Any]], top_k: int
+    ) -> list[dict[str, Any]]:
         """Return what is told of each row, in the task's natural form: plain values by name."""
         ...

@@ -65,7 +65,7 @@ class Run:
         """Return the saved model."""
         target = self.target()
         saved = self.recipe.backbone.saved(self.model)
-        return saved.build(target.num_outputs, target.classes)
+        return saved.build(target.num_outputs, target.classes, self.recipe.task.form)
 
     def predict(self, inputs: Any, top_k: int = 5) -> list[dict[str, Any]]:
         """Return one dict for each input, in order, with "input", "error" and what the task tells.

@@ -86,7 +86,8 @@ def outline(recipe: Recipe) -> Outline:
         outputs = target.num_outputs if target else 2
         try:
             with torch.device("meta"):
-                network = backbone.build(outputs, target.classes if target else None)
+                classes = target.classes if target else None
+                network = backbone.build(outputs, classes, recipe.task.form)
         except BackboneError as error:
             if not isinstance(error.__cause__, OSError):
                 raise

@@ -7,17 +7,17 @@ on how the batch was cut.
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from finetune import labels, losses
 from finetune.errors import DataError, RecipeError
-from finetune.protocols import SPLITS, Array, Splits, Table
+from finetune.protocols import SPLITS, Array, Network, Source, Splits, Table
 
 if TYPE_CHECKING:
     from finetune.metric_table import Kind
@@ -52,9 +52,25 @@ class _Target(ABC):
         """Return the head as it is: logits have no unit."""
         return weight, bias
 
+    def labels(self, truth: Array, source: Source) -> Array:
+        """Return the truth: each row is one sample."""
+        return truth
+
     def weights(self, targets: dict[str, Tensor]) -> Tensor:
         """Return ones, (batch,), float32: every sample counts the same."""
         return losses.ones(targets)
+
+    def infer(self, network: Network, module: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        """Return the predictions of a batch, (batch, outputs), float32."""
+        return self.predictions(network.outputs(module(**inputs)))
+
+    @abstractmethod
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """Return probabilities or numbers, (batch, outputs), float32."""
+
+    def decode(self, kept: Array, source: Source) -> Array:
+        """Return what was kept: each row is one sample."""
+        return kept
 
     def scores(
         self,

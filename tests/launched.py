@@ -65,6 +65,7 @@ def main(folder: Path) -> None:
         save_file(fitted.module.state_dict(), path / f"weights-{rank}.safetensors")
         predictions = {
             str(size): predict(
+                fitted.job.network,
                 fitted.module,
                 fitted.job.samples["test"],
                 fitted.job.target,

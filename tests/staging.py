@@ -83,7 +83,7 @@ def job(
         fingerprint="c0ffee" * 8,
         source={"name": "staged", "license": "cc0-1.0"} if source is None else source,
     )
-    samples = {split: Samples(None, targets[split]) for split in SPLITS}  # type: ignore[arg-type]
+    samples = {split: Samples(None, targets[split], targets[split]) for split in SPLITS}  # type: ignore[arg-type]
     network: Any = SimpleNamespace(origin=ORIGIN if origin is None else origin)
     return Job(recipe, splits, target, network, None, samples)  # type: ignore[arg-type]
 
@@ -119,7 +119,7 @@ def numbers(n: int = 60) -> tuple[Job, Any]:
 
 def result(job: Job, predictions: Any, **changes: Any) -> dict[str, Any]:
     """Return what a run of this job writes to result.json, read back."""
-    targets = job.samples["test"].targets
+    targets = job.samples["test"].truth
     scores = job.target.scores(predictions, targets)
     whole = {
         "name": job.recipe.name,
@@ -152,7 +152,7 @@ def result(job: Job, predictions: Any, **changes: Any) -> dict[str, Any]:
             "skipped": {"train": 2},
         },
         "round_trip": {
-            "images": 8,
+            "rows": 8,
             "largest_difference": {"timm": 0.0, "transformers": 1.2e-7},
             "tolerance": 1e-5,
         },

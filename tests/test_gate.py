@@ -47,10 +47,10 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def logits(network: Any, rows: list[dict[str, Any]]) -> Any:
-    raw, failures = network.inputs.read(rows)
+    source, failures = network.inputs.read(rows)
     assert not failures
     with torch.inference_mode():
-        inputs = network.inputs.finish(raw)["x"]
+        inputs = source.finish(source.read(np.arange(len(source)), 0))["x"]
         return torch.cat([network.module(x[None]) for x in inputs]).numpy()
 
 

@@ -171,8 +171,8 @@ def test_all_unusable_cells_are_named_with_their_reason(tmp_path: Any) -> None:
         {"path": "bytes-win.jpg", "bytes": b"no image"},
     ]
     inputs = ImageInputs((8, 8), (0.5,) * 3, (0.5,) * 3, "bicubic", 1.0, "center")
-    raw, reasons = inputs.read([{"image": cell} for cell in cells])
-    assert raw["image"].shape == (2, 3, 8, 8)
+    source, reasons = inputs.read([{"image": cell} for cell in cells])
+    assert source.read(np.arange(2), 0)["image"].shape == (2, 3, 8, 8)
     assert list(reasons) == [1, 2, 3, 4, 5, 6, 7, 8, 10]
     assert reasons[1] == "empty, 0 bytes"
     assert reasons[2].startswith("not an image")

@@ -50,10 +50,9 @@ def test_the_rate_that_is_logged_is_the_schedules(plain: Fit) -> None:
 
 def test_the_best_epoch_is_what_remains(plain: Fit) -> None:
     job = plain.job
-    predictions = predict(
-        plain.module, job.samples["validation"], job.target, plain.accelerator, 64
-    )
-    found = job.target.scores(predictions, job.samples["validation"].targets, intervals=False)
+    samples = job.samples["validation"]
+    predictions = predict(job.network, plain.module, samples, job.target, plain.accelerator, 64)
+    found = job.target.scores(predictions, samples.truth, intervals=False)
     assert found["accuracy"]["value"] == max(scores(plain.folder.path))
 
 
@@ -65,7 +64,7 @@ def test_predictions_come_once_for_each_sample_in_order(plain: Fit) -> None:
         batch = samples.finish(samples.read(rows, 0), plain.accelerator.device)
         whole = job.target.predictions(plain.module(**batch.inputs)).numpy()
     for size in (1, 4, 23, 64):
-        found = predict(plain.module, samples, job.target, plain.accelerator, size)
+        found = predict(job.network, plain.module, samples, job.target, plain.accelerator, size)
         assert np.abs(found - whole).max() < 1e-6
 
 

@@ -10,6 +10,7 @@ from pydantic import Field, PositiveInt
 
 from finetune.backbones.timm_source import SHIPPED, Source, public, read_config, resolve
 from finetune.errors import BackboneError
+from finetune.protocols import ROW, Form
 from finetune.schema import Noun
 
 if TYPE_CHECKING:
@@ -56,13 +57,22 @@ class Timm(Noun):
         )
         return {"name": text} if ours else None
 
-    def build(self, num_outputs: int, classes: tuple[str, ...] | None = None) -> TimmNetwork:
+    def build(
+        self, num_outputs: int, classes: tuple[str, ...] | None = None, form: Form = ROW
+    ) -> TimmNetwork:
         """Return the model with `num_outputs` outputs; its head is fresh unless `head` keeps it.
 
-        Raises BackboneError if the model or its weights cannot be had.
+        Raises BackboneError if the model or its weights cannot be had, or the task is not one over
+        whole images.
         """
         from finetune.backbones.timm_network import TimmNetwork
 
+        if form != ROW:
+            raise BackboneError(
+                f"{self.public_name!r} is a timm model: it reads images and gives one output for "
+                "each. For a task over texts give a transformers model, such as "
+                "backbone=bert-base-uncased or a folder in transformers' form."
+            )
         source = resolve(self.name, self.weights)
         keep = self._keeps_head(source, num_outputs, classes)
         module = self._create(source, num_outputs, keep)

@@ -93,6 +93,10 @@ class TimmNetwork:
         """The module, with the methods and attributes that timm's models have."""
         return self.module
 
+    def outputs(self, given: Tensor) -> Tensor:
+        """Return what the forward gave."""
+        return given
+
     def head(self) -> list[str]:
         """Return the names of the classifier modules."""
         names = self._timm.pretrained_cfg["classifier"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import BackboneError
+from finetune.protocols import ROW, Form
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +41,9 @@ class TorchModel:
 
     kind = "torch"
 
-    def build(self, num_outputs: int, classes: tuple[str, ...] | None = None) -> TorchNetwork:
+    def build(
+        self, num_outputs: int, classes: tuple[str, ...] | None = None, form: Form = ROW
+    ) -> TorchNetwork:
         """Return the model; raise BackboneError if `head` is not a linear layer of it."""
         from torch import nn
 
@@ -75,6 +78,10 @@ class TorchNetwork:
     inputs: ImageInputs
     name: str
     reloader: Path | None = None
+
+    def outputs(self, given: Tensor) -> Tensor:
+        """Return what the forward gave."""
+        return given
 
     def head(self) -> list[str]:
         """Return the name of the head."""

@@ -18,7 +18,7 @@ from finetune.images.augmentation import Augmentation
 from finetune.images.geometry import INTERPOLATIONS, Geometry
 from finetune.images.render import Failure, Rendering, rendered
 from finetune.images.sources import EvaluationSource, TrainingSource
-from finetune.images.store import open_images
+from finetune.images.store import InMemory, open_images
 from finetune.protocols import Source, Table
 
 
@@ -77,11 +77,9 @@ class ImageInputs:
         rendering = Rendering(f"training {geometry}", geometry.training, geometry.kept)
         return TrainingSource(open_images(cells, rendering, cache), self, augmentation, seed)
 
-    def read(self, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Tensor], dict[int, str]]:
-        """Return the uint8 images of these rows after the native crop, (usable, 3, height, width),
-        and by position the reasons why others cannot be used. Nothing is kept on disk.
-
-        A cell may also be a Pillow image.
+    def read(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Source, dict[int, str]]:
+        """Return the rows that can be used after the native crop, and by position the reasons why
+        the others cannot be. Nothing is kept on disk. A cell may also be a Pillow image.
         """
         cells = [row[self.columns[0]] for row in rows]
         images, reasons = [], {}
@@ -90,7 +88,7 @@ class ImageInputs:
                 reasons[result.row] = result.reason
             else:
                 images.append(result)
-        return ({"image": batch.channels_first(np.stack(images))} if images else {}), reasons
+        return EvaluationSource(InMemory(images), self), reasons
 
     def finish(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return normalised float32 images under the name that the model's forward uses."""

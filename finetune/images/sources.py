@@ -24,6 +24,8 @@ PARTNER = "partner_"
 class EvaluationSource:
     """Images exactly as the backbone's own evaluation transform gives them."""
 
+    lengths = None
+
     def __init__(self, images: Images, inputs: ImageInputs) -> None:
         self.images = images
         self.finish = inputs.finish
@@ -38,6 +40,8 @@ class EvaluationSource:
 
 class TrainingSource:
     """Augmented images; every random number is a function of seed, epoch and sample."""
+
+    lengths = None
 
     def __init__(
         self, images: Images, inputs: ImageInputs, augmentation: Augmentation, seed: int

@@ -64,6 +64,22 @@ class Images(Protocol):
         ...
 
 
+class InMemory:
+    """Images that all have the same size, held."""
+
+    def __init__(self, images: Sequence[Pixels]) -> None:
+        self._block = np.stack(images) if images else np.zeros((0, 0, 0, 3), np.uint8)
+        self.sizes: Ints = np.tile(self._block.shape[1:3], (len(self._block), 1))
+
+    def __len__(self) -> int:
+        return len(self._block)
+
+    def fetch(self, rows: Ints) -> Fetched:
+        """Return the pixels of these rows."""
+        block: Pixels = self._block[rows]
+        return block
+
+
 class Mapped:
     """Images in a store, read through a memory map."""
 

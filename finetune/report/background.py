@@ -37,7 +37,7 @@ def data(job: Job, result: Mapping[str, Any]) -> Section:
     if any(skipped.values()):
         table.append(["left out: unreadable", *(f"{skipped.get(s, 0):,}" for s in SPLITS)])
     if job.target.classes is None:
-        values = {s: np.asarray(job.samples[s].targets, np.float64) for s in SPLITS}
+        values = {s: np.asarray(job.samples[s].truth, np.float64) for s in SPLITS}
         for name, function in (("least", np.min), ("mean", np.mean), ("largest", np.max)):
             table.append([name, *(f"{float(function(values[s])):.4g}" for s in SPLITS)])
     blocks.append(Table(["", *SPLITS], table, wide=False))
@@ -52,7 +52,7 @@ def _classes(job: Job) -> Table:
     classes = job.target.classes or ()
     counts = {}
     for split in SPLITS:
-        targets = job.samples[split].targets
+        targets = job.samples[split].truth
         many = targets.ndim > 1
         counts[split] = targets.sum(0) if many else np.bincount(targets, minlength=len(classes))
     rows = [

@@ -29,7 +29,7 @@ SHOWN = 24
 
 def sections(job: Job, result: Mapping[str, Any], predictions: Array) -> list[Section]:
     """Return what the predictions on the test split show; those without content stay empty."""
-    classes, targets = job.target.classes, job.samples["test"].targets
+    classes, targets = job.target.classes, job.samples["test"].truth
     worst = mistakes.worst(predictions, targets, classes, SHOWN)
     gallery = Section(
         "Largest errors" if classes is None else "Worst mistakes",

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetune.images.augmentation import Augmentation
+from finetune.protocols import ROW, Form
 from finetune.schema import Noun
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from finetune.protocols import Array, Splits, Target
+
+    Rows = Sequence[Mapping[str, Any]]
 
 
 class ImageClassification(Noun):
@@ -24,6 +27,11 @@ class ImageClassification(Noun):
         """The columns that this task reads."""
         return ("image", "label")
 
+    @property
+    def form(self) -> Form:
+        """One output for each image."""
+        return ROW
+
     def bind(self, splits: Splits, train: Any) -> Target:
         """Return the classes of `splits` as a target; raise DataError if there are fewer than 2."""
         from finetune.targets import Classes
@@ -36,7 +44,9 @@ class ImageClassification(Noun):
 
         return Classes(**saved)
 
-    def answers(self, target: Target, predictions: Array, top_k: int) -> list[dict[str, Any]]:
+    def answers(
+        self, target: Target, predictions: Array, rows: Rows, top_k: int
+    ) -> list[dict[str, Any]]:
         """Return label, probability and the `top_k` likeliest classes of each row."""
         from finetune import answers
 
@@ -54,6 +64,11 @@ class MultiLabelImageClassification(Noun):
         """The columns that this task reads."""
         return ("image", "label")
 
+    @property
+    def form(self) -> Form:
+        """One output for each image."""
+        return ROW
+
     def bind(self, splits: Splits, train: Any) -> Target:
         """Return the label set of `splits` as a target; raise DataError if it is empty."""
         from finetune.targets import LabelSets
@@ -66,7 +81,9 @@ class MultiLabelImageClassification(Noun):
 
         return LabelSets(**saved)
 
-    def answers(self, target: Target, predictions: Array, top_k: int) -> list[dict[str, Any]]:
+    def answers(
+        self, target: Target, predictions: Array, rows: Rows, top_k: int
+    ) -> list[dict[str, Any]]:
         """Return the labels of each row with their probabilities, and its `top_k` likeliest."""
         from finetune import answers
 
@@ -84,6 +101,11 @@ class ImageRegression(Noun):
         """The columns that this task reads."""
         return ("image", "label")
 
+    @property
+    def form(self) -> Form:
+        """One output for each image."""
+        return ROW
+
     def bind(self, splits: Splits, train: Any) -> Target:
         """Return the range of `splits` as a target; raise DataError where a value is no number."""
         from finetune.targets import Numbers
@@ -96,7 +118,9 @@ class ImageRegression(Noun):
 
         return Numbers(**saved)
 
-    def answers(self, target: Target, predictions: Array, top_k: int) -> list[dict[str, Any]]:
+    def answers(
+        self, target: Target, predictions: Array, rows: Rows, top_k: int
+    ) -> list[dict[str, Any]]:
         """Return the value of each row."""
         from finetune import answers
 

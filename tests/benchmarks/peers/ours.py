@@ -167,7 +167,7 @@ def photos(setup: Setup, clock: Clock) -> None:
     device, epoch = environment.device(), 0
 
     def read() -> None:
-        rows = order(samples.targets, "shuffled", 0, epoch)
+        rows = order(samples.labels, "shuffled", 0, epoch)
         for start in range(0, len(rows), setup.batch):
             samples.finish(samples.read(rows[start : start + setup.batch], epoch), device)
 
