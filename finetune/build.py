@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from finetune import environment
-from finetune.errors import DataError, FinetuneError, RecipeError
-from finetune.images.render import UnreadableImages
+from finetune.errors import DataError, Failure, FinetuneError, RecipeError, UnreadableInputs
 from finetune.job import Job
 from finetune.protocols import SPLITS, Network, Source, Split, Splits, Target
 from finetune.samples import Samples
@@ -42,9 +41,9 @@ def job(recipe: Recipe) -> Job:
     network = recipe.backbone.build(target.num_outputs, target.classes, recipe.task.form)
     device = environment.device()
     choices = [f"precision {precision}", *network.tune_for(device, precision)]
-    sources, splits, left_out = open_splits(recipe, network, splits)
-    skipped: dict[str, int] = {split: len(rows) for split, rows in left_out.items()}
-    if empty := [split for split in left_out if not len(sources[split])]:
+    sources, splits = open_splits(recipe, network, splits)
+    skipped: dict[str, int] = {split: len(rows) for split, rows in splits.left_out.items()}
+    if empty := [split for split in splits.left_out if not len(sources[split])]:
         raise DataError(f"No input of the {empty[0]} split can be read: nothing is left of it.")
     check_batch(recipe, splits)
     samples = {split: Samples.of(target, sources[split], splits[split]) for split in SPLITS}
@@ -106,30 +105,36 @@ def open_splits(
     names: Sequence[Split] = SPLITS,
     *,
     augmented: bool = True,
-) -> tuple[dict[Split, Source], Splits, dict[Split, set[int]]]:
-    """Return the sources of splits, the splits without unreadable rows, and which rows those were.
+) -> tuple[dict[Split, Source], Splits]:
+    """Return the sources of splits, and the splits without unreadable rows.
 
-    Raises UnreadableImages, naming all of them in all splits, unless `data.on_error` is "skip".
+    Raises UnreadableInputs, naming all of them in all splits, unless `data.on_error` is "skip".
     """
     sources: dict[Split, Source] = {}
-    failures = []
-    skipped: dict[Split, set[int]] = {}
+    failures: list[Failure] = []
+    noun = "input"
     for split in names:
         try:
             sources[split] = open_split(recipe, network, splits, split, augmented=augmented)
-        except UnreadableImages as error:
-            broken = {failure.row for failure in error.failures}
+        except UnreadableInputs as error:
             failures += [f._replace(name=f"{f.name} ({split})") for f in error.failures]
-            table = splits[split]
-            kept = table.select([row for row in range(len(table)) if row not in broken])
-            changed: dict[str, Any] = {split: kept}
-            splits = replace(splits, **changed)
-            skipped[split] = broken
+            noun = error.noun
+            splits = _without(splits, split, {failure.row for failure in error.failures})
     if failures and getattr(recipe.data, "on_error", "raise") == "raise":
-        raise UnreadableImages(failures)
-    for split in skipped:
+        raise UnreadableInputs(failures, noun)
+    for split in (name for name in names if name not in sources):
         sources[split] = open_split(recipe, network, splits, split, augmented=augmented)
-    return sources, splits, skipped
+    return sources, splits
+
+
+def _without(splits: Splits, split: Split, broken: set[int]) -> Splits:
+    """Return the splits without these rows of one of them."""
+    table, gone = splits[split], set(splits.left_out.get(split, ()))
+    numbers = [n for n in range(len(table) + len(gone)) if n not in gone]
+    left_out = tuple(sorted(gone | {numbers[row] for row in broken}))
+    kept = table.select([row for row in range(len(table)) if row not in broken])
+    changed: dict[str, Any] = {split: kept, "left_out": {**splits.left_out, split: left_out}}
+    return replace(splits, **changed)
 
 
 def open_split(

@@ -3,6 +3,7 @@
 FinetuneError              any of the below; the command line prints it and exits with its code
 ├── RecipeError            an unknown recipe, key, value or type
 ├── DataError              a path, column, label or file that cannot be used
+│   └── UnreadableInputs   rows that cannot be used, all of them, found before training
 ├── BackboneError          a model or weights that cannot be had
 ├── RunError               a run folder that is taken, changed, full or damaged
 ├── TrainingError          a non-finite loss, a frozen weight that moved, memory that ran out
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import NamedTuple
 
 SHOWN = 8
 """Names in a list that are written out."""
@@ -30,6 +32,27 @@ class RecipeError(FinetuneError):
 
 class DataError(FinetuneError):
     """The data cannot be read, or cannot be learned from as it is."""
+
+
+class Failure(NamedTuple):
+    """A row whose input cannot be used: its number, the name of its file, and why."""
+
+    row: int
+    name: str
+    reason: str
+
+
+class UnreadableInputs(DataError):
+    """Inputs that cannot be used, all of them, found before training."""
+
+    def __init__(self, failures: Iterable[Failure], noun: str = "input") -> None:
+        self.failures, self.noun = tuple(failures), noun
+        lines = [f"  row {f.row}: '{escaped(f.name)}': {f.reason}" for f in self.failures]
+        super().__init__(
+            f"{len(lines)} {noun}{'s' * (len(lines) != 1)} cannot be read:\n"
+            + "\n".join(lines)
+            + "\nRepair or remove what is listed, or leave it out: data.on_error=skip"
+        )
 
 
 class BackboneError(FinetuneError):
@@ -56,6 +79,11 @@ def nearest(given: str, allowed: Iterable[str]) -> str:
     """Return `" Did you mean 'x'?"` for the closest allowed name, or an empty string."""
     close = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def escaped(text: str) -> str:
+    """Return `text` with what is not printable as escapes, so that no name breaks a terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def listed(names: Iterable[str]) -> str:

@@ -139,9 +139,10 @@ def _scored(
     accelerator = environment.accelerator("no")
     network, target = run.network(), run.target()
     module = network.module.to(accelerator.device)
-    sources, splits, skipped = build.open_splits(recipe, network, splits, used, augmented=False)
-    for split, rows in skipped.items():
-        console.say(f"{len(rows)} unreadable inputs were left out of the {split} split.")
+    sources, splits = build.open_splits(recipe, network, splits, used, augmented=False)
+    for split in used:
+        if count := len(splits.left_out.get(split, ())):
+            console.say(f"{count} unreadable inputs were left out of the {split} split.")
     predictions, targets = [], []
     for split in used:
         table = splits[split]

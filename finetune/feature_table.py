@@ -11,10 +11,12 @@ import torch
 
 from finetune import build, console, environment, extraction
 from finetune.data import writing
+from finetune.data.columns import TRUTH, ColumnNotFound
+from finetune.errors import RecipeError
 from finetune.protocols import SPLITS
 
 if TYPE_CHECKING:
-    from finetune.protocols import Array, Table
+    from finetune.protocols import Array, Split, Splits, Table, Target
     from finetune.recipe import Recipe
 
 CHUNK = 1024
@@ -25,21 +27,26 @@ def write(recipe: Recipe, output: str | Path) -> int:
     """Write split, row, label and the pooled features of each row; return how many rows.
 
     The features are float32 lists, in the order of the splits; rows count from 0 within each, and
-    those left out as unreadable are missing. Raises DataError if `output` is no .parquet file, is
-    there already, or cannot be written.
+    those left out as unreadable are missing. Data without labels gives no column "label". Raises
+    DataError if `output` is no .parquet file, is there already, or cannot be written.
     """
     path = writing.check(output, (".parquet",))
     precision, device = environment.precision(recipe.train.precision), environment.device()
-    splits = recipe.data.load(recipe.task.columns)
+    splits, target = _loaded(recipe)
     for note in splits.notes:
         console.say(note)
-    target = recipe.task.bind(splits, recipe.train)
     torch.manual_seed(recipe.train.seed)  # as a run does: random weights are then the same
-    network = recipe.backbone.build(target.num_outputs, target.classes, recipe.task.form)
+    outputs, classes = (target.num_outputs, target.classes) if target else (1, None)
+    network = recipe.backbone.build(outputs, classes, recipe.task.form)
     network.tune_for(device, precision)
-    sources, splits, skipped = build.open_splits(recipe, network, splits, augmented=False)
-    for name, broken in skipped.items():
-        console.say(f"{len(broken)} unreadable inputs were left out of the {name} split.")
+    sources, splits = build.open_splits(recipe, network, splits, augmented=False)
+    for name, rows in splits.left_out.items():
+        console.say(f"{len(rows)} unreadable inputs were left out of the {name} split.")
+    if any(len(sources[split]) != len(splits[split]) for split in SPLITS):
+        raise RecipeError(
+            f"With task={recipe.task.kind} a row is not one sample, and has no features of its "
+            "own. Take a task that reads rows one by one, such as task=text-classification."
+        )
     key = {"inputs": repr(network.inputs), "data": splits.fingerprint}
     computed = {
         split: extraction.extract(
@@ -53,17 +60,32 @@ def write(recipe: Recipe, output: str | Path) -> int:
         )
         for split in SPLITS
     }
-    labels = {split: _labels(splits[split], splits.classes) for split in SPLITS}
-    example = next((label for label in labels["train"] if label != []), "")
-    first = {"split": "", "row": 0, "label": example, "features": computed["train"][0]}
+    first: dict[str, Any] = {"split": "", "row": 0}
+    labelled = target is not None and "label" in recipe.task.columns
+    if labelled:
+        labels = _labels(splits.train, splits.classes)
+        first["label"] = next((label for label in labels if label != []), "")
+    first["features"] = computed["train"][0]
     written = 0
     with writing.Writer(path, first) as file:
         for split in SPLITS:
-            for chunk in _chunks(split, labels[split], computed[split], skipped.get(split, set())):
+            for chunk in _chunks(splits, split, computed[split], labelled=labelled):
                 file.write(chunk)
                 written += len(chunk)
     console.say(f"Wrote {len(first['features'])} features of each of {written:,} rows to {output}.")
     return written
+
+
+def _loaded(recipe: Recipe) -> tuple[Splits, Target | None]:
+    """Return the data and its target, None where the data has no labels: features need none."""
+    columns = recipe.task.columns
+    try:
+        splits = recipe.data.load(columns)
+    except ColumnNotFound as error:
+        if error.name not in TRUTH:
+            raise
+        return recipe.data.load([name for name in columns if name not in TRUTH]), None
+    return splits, recipe.task.bind(splits, recipe.train)
 
 
 def _labels(table: Table, classes: tuple[str, ...] | None) -> list[Any]:
@@ -78,11 +100,15 @@ def _labels(table: Table, classes: tuple[str, ...] | None) -> list[Any]:
 
 
 def _chunks(
-    split: str, labels: list[Any], computed: Array, left_out: set[int]
+    splits: Splits, split: Split, computed: Array, *, labelled: bool
 ) -> Iterator[list[dict[str, Any]]]:
     """Yield rows for the file, some at a time."""
-    numbers = [n for n in range(len(labels) + len(left_out)) if n not in left_out]
-    whole = zip(numbers, labels, computed, strict=True)
-    rows = ({"split": split, "row": n, "label": la, "features": f} for n, la, f in whole)
-    while chunk := list(islice(rows, CHUNK)):
+    table, gone = splits[split], set(splits.left_out.get(split, ()))
+    numbers = [n for n in range(len(table) + len(gone)) if n not in gone]
+    rows: Iterator[dict[str, Any]] = ({"split": split, "row": number} for number in numbers)
+    if labelled:
+        labels = _labels(table, splits.classes)
+        rows = ({**row, "label": label} for row, label in zip(rows, labels, strict=True))
+    whole = ({**row, "features": f} for row, f in zip(rows, computed, strict=True))
+    while chunk := list(islice(whole, CHUNK)):
         yield chunk

@@ -60,6 +60,8 @@ class Splits:
     """Plain sentences to be said aloud and kept in the result."""
     source: Mapping[str, Any] = field(default_factory=dict)
     """For the model card: what the data is called, its revision and licence."""
+    left_out: Mapping[Split, tuple[int, ...]] = field(default_factory=dict)
+    """Rows that cannot be used and are not in the tables, numbered as if they were."""
 
     def __getitem__(self, split: Split) -> Table:
         return {"train": self.train, "validation": self.validation, "test": self.test}[split]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from finetune.images.decode import escaped
+from finetune.errors import escaped
 
 NAMES = {
     "accuracy": "Accuracy",

@@ -13,8 +13,7 @@ from datasets import Features, Value
 from PIL import Image
 
 from finetune import ImageClassification, ImageFolder, Recipe, Timm, Train, build
-from finetune.errors import RecipeError
-from finetune.images.render import UnreadableImages
+from finetune.errors import RecipeError, UnreadableInputs
 
 
 @pytest.fixture
@@ -58,7 +57,7 @@ def test_unreadable_images_of_all_splits_are_listed_together(photos: Path) -> No
     (photos / "train/cat/1.png").write_bytes(b"")
     (photos / "train/dog/5.png").write_bytes(b"not an image")
     (photos / "test/dog/0.png").write_bytes(b"")
-    with pytest.raises(UnreadableImages) as caught:
+    with pytest.raises(UnreadableInputs) as caught:
         build.job(recipe(photos))
     message = str(caught.value)
     assert message.startswith("3 images cannot be read:\n")
@@ -74,8 +73,8 @@ def test_or_left_out_and_counted(photos: Path) -> None:
     job = build.job(recipe(photos, "data.on_error=skip"))
     assert job.skipped == {"train": 1, "test": 1}
     assert [len(job.samples[s]) for s in ("train", "validation", "test")] == [11, 4, 3]
-    assert job.samples["train"].targets.tolist() == [0] * 5 + [1] * 6
-    assert job.samples["test"].targets.tolist() == [0, 0, 1]
+    assert job.samples["train"].truth.tolist() == [0] * 5 + [1] * 6
+    assert job.samples["test"].truth.tolist() == [0, 0, 1]
     assert "1 unreadable inputs were left out of the test split." in job.notes
     # What remains are the same pixels as before.
     kept = whole.samples["test"].source.read(np.array([0, 1, 3]), 0)["image"]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from finetune.errors import Failure, UnreadableInputs
 from finetune.images.decode import MAX_PIXELS, Unreadable, open_image, read_bytes, to_rgb
 from finetune.images.inputs import ImageInputs
-from finetune.images.render import Failure, UnreadableImages
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -181,7 +181,8 @@ def test_all_unusable_cells_are_named_with_their_reason(tmp_path: Any) -> None:
     assert reasons[5] == "No such file or directory"
     assert reasons[7] == reasons[8] == "the cell has neither a path nor bytes"
     names = {row: cells[row]["path"] if cells[row] else None for row in reasons}
-    message = str(UnreadableImages(Failure(i, str(names[i]), why) for i, why in reasons.items()))
+    failures = [Failure(i, str(names[i]), why) for i, why in reasons.items()]
+    message = str(UnreadableInputs(failures, "image"))
     assert message.startswith("9 images cannot be read:")
     assert r"cut\nshort\x1b[31m.jpg" in message
     assert "data.on_error=skip" in message

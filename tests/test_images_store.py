@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.errors import DataError
+from finetune.errors import DataError, UnreadableInputs
 from finetune.images import store
 from finetune.images.augmentation import Augmentation
 from finetune.images.inputs import ImageInputs
-from finetune.images.render import Rendering, UnreadableImages
+from finetune.images.render import Rendering
 
 INPUTS = ImageInputs((16, 16), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", 0.9, "center")
 SAME = Rendering("as it is", lambda image: image)
@@ -189,16 +189,16 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_broken_images_are_found_in_the_one_pass_that_decodes(tmp_path: Path) -> None:
     counted = Counted()
     cells = [cell(0), {"path": "b.png", "bytes": b"?"}, cell(2), {"path": "d.png", "bytes": b""}]
-    with pytest.raises(UnreadableImages, match="2 images cannot be read") as caught:
+    with pytest.raises(UnreadableInputs, match="2 images cannot be read") as caught:
         store.open_images(cells, counted.rendering(), tmp_path)
     assert [(f.row, f.name) for f in caught.value.failures] == [(1, "b.png"), (3, "d.png")]
     usable = [cells[0], cells[2]]
     images = store.open_images(usable, counted.rendering(), tmp_path)
     expected = np.random.default_rng(2).integers(0, 256, (6, 6, 3), np.uint8)
     assert (images.fetch(np.array([1]))[0] == expected).all()
-    with pytest.raises(UnreadableImages, match=r"'e\.png'"):  # the names are those of today
+    with pytest.raises(UnreadableInputs, match=r"'e\.png'"):  # the names are those of today
         store.open_images([cells[0], cells[1] | {"path": "e.png"}, *cells[2:]], SAME, tmp_path)
-    with pytest.raises(UnreadableImages):
+    with pytest.raises(UnreadableInputs):
         store.open_images(cells, counted.rendering(), tmp_path)
     assert counted.count == 2
 
@@ -211,7 +211,7 @@ def test_a_file_that_vanishes_later_is_named(
     path.write_bytes(cell(0)["bytes"])
     images = store.open_images([{"path": str(path), "bytes": None}], SAME, tmp_path / "cache")
     path.unlink()
-    with pytest.raises(UnreadableImages, match="No such file"):
+    with pytest.raises(UnreadableInputs, match="No such file"):
         images.fetch(np.array([0]))
 
 

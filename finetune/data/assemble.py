@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from finetune.data import columns as names
-from finetune.data import labels
+from finetune.data import gaps, labels
 from finetune.data.choose import choose, few_shot
 from finetune.data.fingerprint import fingerprint
 from finetune.data.pool import Pool
@@ -35,10 +35,12 @@ def splits(raw: Raw, asked: DataSource, wanted: Sequence[str]) -> Splits:
     if "label" in columns:
         values, classes = labels.read(pool, columns["label"], raw.label_separator)
     chosen, notes = choose(pool, values, asked, raw.shares)
+    lacking = gaps.find(pool, columns, values)
+    chosen, gone, said = gaps.settle(pool, chosen, lacking, asked.on_error)
+    notes += said
     if values is not None:
-        labels.require(pool, chosen, values, ", ".join(columns["label"]))
         used = np.concatenate(list(chosen.values()))
-        values, classes = labels.encode(values, used, classes)
+        values, classes = labels.encode(values, used, classes, tags="words" in columns)
         if classes is not None:
             notes += labels.unused(values, used, classes)
         pool = pool.with_column("label", values, drop=columns["label"])
@@ -55,4 +57,5 @@ def splits(raw: Raw, asked: DataSource, wanted: Sequence[str]) -> Splits:
         fingerprint=fingerprint(tables, wanted, classes),
         notes=(*raw.notes, *notes),
         source=raw.source,
+        left_out=gaps.numbered(chosen, gone),
     )

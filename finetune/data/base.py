@@ -17,12 +17,17 @@ names, label order    list of such ints, may be   lists of ClassLabel or of stri
 None                  int or float                a numeric column without names: classes or
                                                   regression, the task decides
 None                  list of ints or floats      a column of such lists, or several numeric columns
+names, label order    list of ints, one for       the column "words" is read too: tags, as lists of
+                      each word                   ClassLabel or of strings ("O" first)
+None                  dict of lists "text" and    SQuAD's answers, also as a list of dicts
+                      "answer_start"
 None                  str                         strings most of which, not all, are decimal
                                                   numbers: a regression column with a fault in it
 ====================  ==========================  ==============================================
 
 Where `classes` is set, numbers in "label" are positions in it and nothing to regress on.
-No label is None, NaN or a hidden -1: such a row is a DataError. Class names are unique and in the
+No label is None, NaN or a hidden -1, and no text is empty: such rows are a DataError, or left out
+with `on_error` "skip"; see `finetune.data.gaps`. Class names are unique and in the
 order of the ClassLabel, else of the columns, else sorted naturally ("2" before "10").
 """
 
@@ -36,6 +41,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, NonNegativeInt, PositiveInt
 
+from finetune.data.columns import ALIASES
 from finetune.protocols import Splits
 from finetune.schema import Noun
 
@@ -94,7 +100,8 @@ class DataSource(Noun, ABC):
     shots: PositiveInt | None = None
     """So many training rows of each class; validation and test stay whole."""
     on_error: Literal["raise", "skip"] = "raise"
-    """What an unreadable input does: stop before training, or be left out and counted."""
+    """What a row without text or label, or an unreadable image, does: stop before training, or be
+    left out and counted."""
 
     def __init__(self, path: str | None = None, /, **fields: Any) -> None:
         """Take the place itself without its name: `HubData("uoft-cs/cifar10", shots=8)`."""
@@ -112,16 +119,35 @@ class DataSource(Noun, ABC):
 
 
 class ColumnSource(DataSource, ABC):
-    """A source whose columns have names of their own."""
+    """A source whose columns have names of their own: a key `de` of a column of dicts is one too.
+
+    What is not named is found by its type or name.
+    """
 
     image: str | None = None
-    """The column with the images; found by its type or name if not given."""
+    """The column with the images."""
+    text: str | None = None
+    """The column with the texts."""
+    text_pair: str | None = None
+    """The column with the second text of each pair."""
+    words: str | None = None
+    """The column with lists of words, each of which has a tag."""
+    question: str | None = None
+    """The column with the questions."""
+    context: str | None = None
+    """The column with the texts that hold the answers."""
+    source: str | None = None
+    """The column with the texts to be rewritten, as for translation or a summary."""
+    target: str | None = None
+    """The column with what they become."""
+    messages: str | None = None
+    """The column with chats, lists of `{"role": ..., "content": ...}`."""
     label: str | tuple[str, ...] | None = None
-    """The column with the labels, or several (multi-label); found by type or name if not given."""
+    """The column with the labels, the tags or the answers, or several columns (multi-label)."""
     label_separator: str | None = None
     """Cuts one string such as `cat|dog` into several labels (multi-label)."""
 
     def mapping(self) -> dict[str, str | tuple[str, ...]]:
         """Return the columns that were asked for, by canonical name."""
-        asked = {"image": self.image, "label": self.label}
+        asked = {name: getattr(self, name) for name in ALIASES}
         return {name: column for name, column in asked.items() if column is not None}

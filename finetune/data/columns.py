@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.data import cells
 from finetune.errors import DataError, listed, nearest
 
 if TYPE_CHECKING:
@@ -13,21 +14,39 @@ if TYPE_CHECKING:
 
 Columns = tuple[str, ...]
 
-# Names that columns go by in the wild, the surest first.
 ALIASES: dict[str, Columns] = {
     "image": (
         *("image", "img", "images", "photo", "picture", "pixel_values", "jpg", "png"),
         *("image_path", "img_path", "path", "filepath", "file_path"),
         *("file_name", "filename", "image_name", "file", "image_file"),
     ),
+    "text": (
+        *("text", "sentence", "sentence1", "premise", "question1", "content", "document"),
+        *("review", "comment", "comment_text", "tweet", "utterance", "query", "question"),
+        *("message", "body"),
+    ),
+    "text_pair": ("text_pair", "sentence2", "hypothesis", "question2", "pair"),
+    "words": ("words", "tokens"),
+    "question": ("question", "query"),
+    "context": ("context", "passage", "paragraph"),
+    "source": (
+        *("source", "src", "input", "inputs", "input_text", "article", "document", "dialogue"),
+        "text",
+    ),
+    "target": (
+        *("target", "tgt", "output", "outputs", "target_text", "summary", "highlights"),
+        "abstract",
+    ),
+    "messages": ("messages", "conversations", "conversation", "chat"),
     "label": (
         *("label", "labels", "class", "classes", "target", "category", "class_name"),
-        *("label_name", "tags", "tag", "y"),
+        *("label_name", "ner_tags", "tags", "tag", "answers", "intent", "sentiment", "y"),
     ),
-    "text": ("text", "sentence", "content", "document", "review", "question", "sentence1"),
-    "text_pair": ("text_pair", "sentence2", "hypothesis", "pair"),
 }
+"""The canonical columns, and the names that each goes by in the wild, the surest first."""
 
+TRUTH = ("label", "target")
+"""The canonical columns that hold what is to be predicted."""
 
 SPLIT_NAMES: dict[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -35,6 +54,14 @@ SPLIT_NAMES: dict[str, tuple[str, ...]] = {
     "test": ("test", "testing"),
 }
 """What splits are called in the wild."""
+
+
+class ColumnNotFound(DataError):
+    """No column looks like a canonical one, and none was named."""
+
+    def __init__(self, name: str, message: str) -> None:
+        self.name = name
+        super().__init__(message)
 
 
 def split_name(text: str) -> str | None:
@@ -50,37 +77,61 @@ def resolve(
 ) -> dict[str, Columns]:
     """Return the source's column or columns for each wanted canonical name.
 
-    Raises DataError where a given name is not there, or none or several could be meant.
+    What is named may also be a key of a column of dicts, as `de` or `translation.de`; it then comes
+    out in the second form. Raises DataError where a given name is not there, or none or several
+    could be meant.
     """
-    return {name: _column(features, name, given.get(name)) for name in wanted}
+    asked = {name: _given(features, name, given[name]) for name in wanted if name in given}
+    every = [column for columns in asked.values() for column in columns]
+    taken = set(every)
+    if len(taken) < len(every):
+        twice = next(column for column in every if every.count(column) > 1)
+        names = " and ".join(f"data.{name}" for name in asked if twice in asked[name])
+        raise DataError(f"{names} both name the column {twice!r}: give each a column of its own.")
+    found: dict[str, Columns] = {}
+    for name in wanted:
+        free = {column: kind for column, kind in features.items() if column not in taken}
+        found[name] = asked[name] if name in asked else (_found(features, free, name),)
+        taken |= set(found[name])
+    return found
 
 
-def _column(features: Mapping[str, Any], name: str, given: str | Columns | None) -> Columns:
-    there = list(features)
-    if given is not None:
-        asked = (given,) if isinstance(given, str) else given
-        for column in asked:
-            if column not in features:
-                raise DataError(
-                    f"data.{name}={column}: there is no column {column!r}; the columns are "
-                    f"{listed(there)}.{nearest(column, there)}"
-                )
-        return asked
-    typed = [column for column in there if _has_type(features[column], name)]
+def _given(features: Mapping[str, Any], name: str, given: str | Columns) -> Columns:
+    inner = cells.keys(features)
+    columns = []
+    for column in (given,) if isinstance(given, str) else given:
+        if column in features:
+            columns.append(column)
+            continue
+        meant = [whole for whole, key in inner.items() if column in (whole, key)]
+        if len(meant) != 1:
+            there = [*features, *inner]
+            raise DataError(
+                f"data.{name}={column}: there is no column {column!r}; the columns are "
+                f"{listed(there)}.{nearest(column, there)}"
+            )
+        columns += meant
+    return tuple(columns)
+
+
+def _found(features: Mapping[str, Any], free: Mapping[str, Any], name: str) -> str:
+    typed = [column for column in free if _has_type(free[column], name)]
     if len(typed) == 1:
-        return (typed[0],)
-    lowered = {column.lower(): column for column in reversed(typed or there)}
+        return typed[0]
+    lowered = {column.lower(): column for column in reversed(typed or list(free))}
     for alias in ALIASES.get(name, (name,)):
         if alias in lowered:
-            return (lowered[alias],)
+            return lowered[alias]
     if typed:
         raise DataError(
             f"Several columns could be the {name}: {listed(typed)}. "
             f"Say which, for example data.{name}={typed[0]}."
         )
-    raise DataError(
+    there = [*features, *cells.keys(features)]
+    raise ColumnNotFound(
+        name,
         f"No column looks like the {name}; the columns are {listed(there)}. "
-        f"Say which holds it with data.{name}=COLUMN.{nearest(name, there)}"
+        f"Say which holds it with data.{name}=COLUMN.{nearest(name, there)}",
     )
 
 
@@ -94,44 +145,24 @@ def _has_type(feature: Any, name: str) -> bool:
 
 
 def rename(table: Dataset, columns: Mapping[str, Columns], folder: Path | None) -> Dataset:
-    """Return the table with single columns under their canonical names, images undecoded.
+    """Return the table with single columns under their canonical names, and their content checked.
 
     A column that stood under a canonical name without being meant is kept as `<name>_original`;
-    a column that this table lacks is left out. Image files are named relative to `folder`.
+    a column that this table lacks is left out. Images come undecoded, their files named relative to
+    `folder`. Raises DataError where a column holds something else than its name says.
     """
-    for name, (column, *more) in columns.items():
-        if more or column not in table.column_names:
-            continue
-        if column != name:
-            if name in table.column_names:
-                table = table.rename_column(name, f"{name}_original")
-            table = table.rename_column(column, name)
-        if name == "image":
-            table = _undecoded(table, column, folder)
+    single = {name: held[0] for name, held in columns.items() if len(held) == 1}
+    for column in single.values():
+        if column not in table.column_names:
+            table = cells.unfolded(table, column)
+    single = {name: column for name, column in single.items() if column in table.column_names}
+    # All at once, so that two columns can change places.
+    names = {column: name for name, column in single.items()}
+    for name in single:
+        if name in table.column_names and name not in names:
+            names[name] = f"{name}_original"
+    if changes := {old: new for old, new in names.items() if old != new}:
+        table = table.rename_columns(changes)
+    for name, column in single.items():
+        table = cells.checked(table, name, column, folder)
     return table
-
-
-def _undecoded(table: Dataset, given: str, folder: Path | None) -> Dataset:
-    """Return the table with image cells `{"path", "bytes"}`; raise DataError if they are none."""
-    from datasets import Image, Value
-
-    undecoded = Image(decode=False)
-    feature = table.features["image"]
-    if feature == undecoded:
-        return table
-    if isinstance(feature, Value) and feature.dtype in ("string", "large_string"):
-        if folder is None:
-            return table.cast_column("image", undecoded)
-        cells = [
-            {"path": None if name is None else str(folder / name), "bytes": None}
-            for name in table["image"]
-        ]
-        return table.remove_columns("image").add_column("image", cells, feature=undecoded)
-    is_cell = isinstance(feature, dict) and set(feature) == {"bytes", "path"}
-    if isinstance(feature, Image) or is_cell or "binary" in str(getattr(feature, "dtype", "")):
-        return table.cast_column("image", undecoded)
-    raise DataError(
-        f"The column {given!r} holds {getattr(feature, 'dtype', type(feature).__name__)}, not "
-        f"images: give a column of file names or image bytes with data.image=COLUMN; the columns "
-        f"are {listed(table.column_names)}."
-    )

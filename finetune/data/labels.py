@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from finetune.data.columns import Columns
 from finetune.data.pool import Pool, Rows
 from finetune.errors import DataError, listed
-from finetune.protocols import Split
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-_SHOWN = 10
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
@@ -41,7 +38,7 @@ def read(pool: Pool, columns: Columns, separator: str | None) -> tuple[list[Any]
             continue
         names = names or _declared(table)
         values += table["label"][:]  # in one piece: row by row is a hundred times slower
-    values = [_known(value, named=names is not None) for value in values]
+    values = [_answers(_known(value, named=names is not None)) for value in values]
     if separator is not None:
         values = [_cut(value, separator) for value in values]
     return values, names
@@ -64,6 +61,20 @@ def _known(value: Any, *, named: bool) -> Any:
     if named and value == -1:
         return None
     return value
+
+
+def _is_answer(value: Any) -> bool:
+    return isinstance(value, dict) and {"text", "answer_start"} <= set(value)
+
+
+def _answers(value: Any) -> Any:
+    """Return SQuAD's answers as one dict of lists; anything else as it is."""
+    if isinstance(value, list) and value and all(map(_is_answer, value)):
+        return {key: [one[key] for one in value] for key in ("text", "answer_start")}
+    if not _is_answer(value):
+        return value
+    lists = {key: value[key] for key in ("text", "answer_start")}
+    return {key: cell if isinstance(cell, list) else [cell] for key, cell in lists.items()}
 
 
 def _cut(value: Any, separator: str) -> list[str]:
@@ -95,38 +106,15 @@ def _several(pool: Pool, columns: Columns) -> tuple[list[Any], Columns | None]:
     return [None if row is None else [float(value) for value in row] for row in rows], None
 
 
-def require(pool: Pool, chosen: Mapping[Split, Rows], values: Sequence[Any], column: str) -> None:
-    """Raise DataError naming the rows without a label in the chosen splits."""
-    for split, rows in chosen.items():
-        missing = [
-            int(row)
-            for row in rows
-            if values[row] is None or (isinstance(values[row], list) and None in values[row])
-        ]
-        if missing:
-            places: dict[str, list[int]] = {}
-            for name, number in map(pool.origin, missing):
-                places.setdefault(name, []).append(number)
-            where = "; ".join(
-                f"{name!r} row{'s' * (len(n) > 1)} {', '.join(map(str, n[:_SHOWN]))}"
-                + (f" and {len(n) - _SHOWN} more" if len(n) > _SHOWN else "")
-                for name, n in places.items()
-            )
-            raise DataError(
-                f"{len(missing)} of {len(rows)} {split} rows have no label in column {column!r}: "
-                f"{where} (counted from 0). Fill them in, or leave these rows out."
-            )
-
-
 def encode(
-    values: Sequence[Any], used: Rows, names: Columns | None
+    values: Sequence[Any], used: Rows, names: Columns | None, *, tags: bool = False
 ) -> tuple[list[Any], Columns | None]:
     """Return the labels as documented in `finetune.data.base`, and the classes if they have names.
 
-    Rows that are not `used` may come out as None.
+    Rows that are not `used` may come out as None. Of `tags`, the one for no entity comes first.
     """
     sample = [values[row] for row in used]
-    if names is not None or not sample:
+    if names is not None or not sample or _is_answer(sample[0]):
         return list(values), names
     listed = isinstance(sample[0], (list, tuple))
     cells = [cell for row in sample for cell in row] if listed else sample
@@ -142,7 +130,7 @@ def encode(
         )
     if not listed and _mostly_numbers(cells):
         return list(values), None
-    classes = tuple(sorted(set(cells), key=natural))
+    classes = tuple(sorted(set(cells), key=lambda name: (not tags or name != "O", natural(name))))
     index = {name: position for position, name in enumerate(classes)}
     if listed:
         return [

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from finetune.errors import escaped
+
 MAX_PIXELS = 64 * 1024 * 1024
 # Not all that Pillow opens: some formats have no mark of their own, and EPS would start a program.
 FORMATS = (
@@ -98,8 +100,3 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     else:
         white = 65535.0 if image.mode.startswith("I;16") or top > 255 else 255.0
     return Image.fromarray(np.rint(values.clip(0, white) * (255 / white)).astype(np.uint8))
-
-
-def escaped(text: str) -> str:
-    """Return `text` with what is not printable as escapes, so that no name breaks a terminal."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

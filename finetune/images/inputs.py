@@ -8,15 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.errors import BackboneError, nearest
+from finetune.errors import BackboneError, Failure, nearest
 from finetune.images import batch
 from finetune.images.augmentation import Augmentation
 from finetune.images.geometry import INTERPOLATIONS, Geometry
-from finetune.images.render import Failure, Rendering, rendered
+from finetune.images.render import Rendering, rendered
 from finetune.images.sources import EvaluationSource, TrainingSource
 from finetune.images.store import InMemory, open_images
 from finetune.protocols import Source, Table
@@ -68,7 +67,7 @@ class ImageInputs:
     ) -> Source:
         """Return training inputs if `augmentation` is given, else the native evaluation ones.
 
-        All images are decoded on the way, once per machine; raises UnreadableImages naming every
+        All images are decoded on the way, once per machine; raises UnreadableInputs naming every
         image that cannot be.
         """
         cells, geometry = table[self.columns[0]], self.geometry

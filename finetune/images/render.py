@@ -3,44 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from finetune.errors import DataError
-from finetune.images.decode import Unreadable, escaped, open_image, read_bytes, to_rgb
+from finetune.errors import Failure
+from finetune.images.decode import Unreadable, open_image, read_bytes, to_rgb
 
 Pixels = npt.NDArray[np.uint8]
 R = TypeVar("R")
 
 CHUNK = 256
-
-
-class Failure(NamedTuple):
-    """An image that cannot be used: its row, the name of its file, and why."""
-
-    row: int
-    name: str
-    reason: str
-
-
-class UnreadableImages(DataError):
-    """Images that cannot be used, all of them, found before training."""
-
-    def __init__(self, failures: Iterable[Failure]) -> None:
-        self.failures = tuple(failures)
-        lines = [f"  row {f.row}: '{escaped(f.name)}': {f.reason}" for f in self.failures]
-        what = "1 image" if len(lines) == 1 else f"{len(lines)} images"
-        super().__init__(
-            f"{what} cannot be read:\n"
-            + "\n".join(lines)
-            + "\nRepair or remove what is listed, or leave it out: data.on_error=skip"
-        )
 
 
 @dataclass(frozen=True)

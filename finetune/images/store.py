@@ -25,14 +25,12 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from finetune.console import Bar
-from finetune.errors import DataError
+from finetune.errors import DataError, Failure, UnreadableInputs
 from finetune.images.decode import Unreadable, read_bytes
 from finetune.images.draws import Ints
 from finetune.images.render import (
-    Failure,
     Pixels,
     Rendering,
-    UnreadableImages,
     name_of,
     num_threads,
     over_cells,
@@ -121,7 +119,7 @@ class Decoding:
         return len(self.sizes)
 
     def fetch(self, rows: Ints) -> Fetched:
-        """Return the pixels of these rows; raise UnreadableImages if a file was lost meanwhile."""
+        """Return the pixels of these rows; raise UnreadableInputs if a file was lost meanwhile."""
         images = list(self._pool.map(self._decode, rows.tolist()))
         return np.stack(images) if is_uniform(self.sizes) else images
 
@@ -130,7 +128,7 @@ class Decoding:
         try:
             return self._rendering(cell)
         except Unreadable as error:
-            raise UnreadableImages([Failure(row, name_of(cell), str(error))]) from None
+            raise UnreadableInputs([Failure(row, name_of(cell), str(error))], "image") from None
 
 
 def is_uniform(sizes: Ints) -> bool:
@@ -141,7 +139,7 @@ def is_uniform(sizes: Ints) -> bool:
 def open_images(cells: Sequence[Any], rendering: Rendering, cache: Path) -> Images:
     """Return the images of these cells, decoded into the store under `cache` if not yet there.
 
-    All are decoded in one pass, so that all broken ones are found: raises UnreadableImages. The
+    All are decoded in one pass, so that all broken ones are found: raises UnreadableInputs. The
     others are then in a store of their own, and opening only them decodes nothing again.
     """
     try:
@@ -155,7 +153,8 @@ def open_images(cells: Sequence[Any], rendering: Rendering, cache: Path) -> Imag
             failures = folder / "failures.json"
             if failures.exists():
                 reasons = json.loads(failures.read_text("utf-8"))
-                raise UnreadableImages(Failure(i, name_of(cells[i]), why) for i, why in reasons)
+                found = [Failure(i, name_of(cells[i]), why) for i, why in reasons]
+                raise UnreadableInputs(found, "image")
             if (folder / "pixels.bin").exists():
                 return Mapped(folder)
             return Decoding(cells, rendering, np.load(folder / "index.npy")[:, 1:])

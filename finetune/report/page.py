@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
-from finetune.images.decode import escaped
+from finetune.errors import escaped
 
 Cell: TypeAlias = str | tuple[str, str]
 """Text, or text and what stands lighter beside it."""
