@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from finetune.api import evaluate, features, finetune, predict
     from finetune.backbones import Timm, TorchModel
-    from finetune.data import Digits, HubData, ImageFolder, TableData
+    from finetune.data import Digits, HubData, ImageFolder, TableData, TextFiles
     from finetune.errors import (
         BackboneError,
         DataError,
@@ -51,6 +51,7 @@ __all__ = [
     "RunError",
     "Splits",
     "TableData",
+    "TextFiles",
     "Timm",
     "TorchModel",
     "Train",
@@ -64,7 +65,7 @@ __all__ = [
 _HOMES = {
     "api": ("evaluate", "features", "finetune", "predict"),
     "backbones": ("Timm", "TorchModel"),
-    "data": ("Digits", "HubData", "ImageFolder", "TableData"),
+    "data": ("Digits", "HubData", "ImageFolder", "TableData", "TextFiles"),
     "errors": (
         "BackboneError",
         "DataError",

@@ -47,17 +47,18 @@ def predict(
     inputs: Any,
     output: str | Path | None = None,
     top_k: int | str = 5,
-    image: str | None = None,
+    **columns: str,
 ) -> None:
     """Predict with a finished run and write a table file, or print the first answers.
 
-    `image` names the image column of a table. Raises DataError for inputs that are not there and
-    for an output that is; `Run.predict` returns what this writes.
+    `columns` says what a table calls the columns that the run reads: `image="photo"`. Raises
+    DataError for inputs that are not there and for an output that is, RecipeError for a column that
+    the run does not read; `Run.predict` returns what this writes.
     """
     from finetune import predictions
 
     run = run if isinstance(run, Run) else Run.load(run)
-    predictions.run_command(run, inputs, output, top_k, image)
+    predictions.run_command(run, inputs, output, top_k, columns)
 
 
 def features(recipe: Recipe, output: str | Path) -> None:

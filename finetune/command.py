@@ -103,6 +103,16 @@ _RECIPE = {
     "*recipe": "a shipped name, a .py or .yaml file, or a run folder",
 }
 
+_TEXTS = {
+    "text": "texts",
+    "text_pair": "second texts",
+    "words": "lists of words",
+    "question": "questions",
+    "context": "texts with the answers",
+    "source": "texts to be rewritten",
+    "messages": "chats",
+}
+
 _ANY_KEY = """\
 Any key of the recipe can be set: train.epochs=1, method=lora method.rank=16,
 backbone=resnet50.a1_in1k, data=./photos. `finetune show` prints them all."""
@@ -137,15 +147,18 @@ data the test split counts; where it has one split only, all its rows do.""",
         "Predict with a finished run.",
         {
             "*run": "run folder",
-            "*inputs": "an image, a folder, a pattern, a table, or a .txt file of paths",
+            "*inputs": "an image, a folder, a pattern, a table, a .txt file of paths; of texts the "
+            "text itself, a table, a .txt file with one on each line, or - for standard input",
             "output": "a .csv, .jsonl or .parquet file; the terminal if not given",
             "top_k": "how many of the likeliest classes are told; 5 if not given",
             "image": "the column of a table that holds the images; found if not given",
+            **{name: f"likewise the column with the {what}" for name, what in _TEXTS.items()},
         },
         (
             "finetune predict run=runs/photos inputs=cat.jpg",
             "finetune predict run=runs/photos inputs='photos/*.jpg' top_k=3",
             "finetune predict run=runs/photos inputs=./new_photos output=labels.csv",
+            "finetune predict run=runs/reviews inputs=new.csv text=review output=labels.csv",
         ),
         _predict,
     ),

@@ -44,7 +44,7 @@ class Rate(ProgressColumn):
 class Bar:
     """A progress bar with rate and time left; it shows itself only after 2 seconds."""
 
-    def __init__(self, what: str, total: int) -> None:
+    def __init__(self, what: str, total: int | None) -> None:
         self.progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),

@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
 from finetune import console, environment, tables
-from finetune.data import stream, writing
-from finetune.data.stream import Row, Stream
-from finetune.errors import RecipeError
+from finetune.data import stream, text_stream, writing
+from finetune.data.columns import TRUTH
+from finetune.data.rows import Ask, Row, Stream, asked
+from finetune.errors import RecipeError, nearest
 from finetune.samples import ahead, together
 
 if TYPE_CHECKING:
     from finetune.protocols import Network, Source, Target
     from finetune.run import Run
 
-STREAMS = {"image": stream.images}
-"""How a path becomes rows, by the first column that the task reads."""
+
+class Reader(NamedTuple):
+    """How a path, and one thing in memory with its number, become rows."""
+
+    path: Callable[[str, Ask], Stream]
+    row: Callable[[Any, int, Ask], Row]
+
+
+_TEXTS = Reader(text_stream.texts, text_stream.row)
+
+STREAMS = {
+    "image": Reader(stream.images, stream.image),
+    **dict.fromkeys(("text", "words", "question", "source", "messages"), _TEXTS),
+}
+"""How inputs become rows, by the first column that the task reads."""
 
 SHOWN = 20
 """Answers shown in the terminal where no output file is given."""
@@ -30,36 +44,31 @@ SHOWN = 20
 Answer = dict[str, Any]
 
 
-def rows_of(run: Run, inputs: Any, column: str | None = None) -> Stream:
+def rows_of(run: Run, inputs: Any, columns: Mapping[str, str] | None = None) -> Stream:
     """Return the rows that `inputs` means: a path or pattern, or things in memory.
 
-    In memory are paths, the bytes of a file, Pillow images, or dicts with "path" or "bytes". Raises
-    DataError where a path or pattern leads to nothing.
+    In memory are paths, the bytes of a file, Pillow images, or dicts with "path" or "bytes"; of
+    texts, strings or dicts with the task's columns. `columns` says what a table calls the columns
+    that the task reads. Raises DataError where a path or pattern leads to nothing, RecipeError for
+    things of another kind.
     """
+    wanted = [name for name in run.recipe.task.columns if name not in TRUTH]
+    for name, column in (columns or {}).items():
+        if name not in wanted:
+            raise RecipeError(
+                f"{name}={column} is not allowed here: this run reads {', '.join(wanted)}."
+                f"{nearest(name, wanted)}"
+            )
+    reader, ask = STREAMS[wanted[0]], asked(wanted, columns or {}, run.recipe.data)
     if isinstance(inputs, (str, Path)):
-        return STREAMS[run.recipe.task.columns[0]](str(inputs), column)
+        return reader.path(str(inputs), ask)
     held = list(inputs)
 
     def read() -> Iterator[Row]:
         for number, value in enumerate(held):
-            yield _row(value, number)
+            yield reader.row(value, number, ask)
 
-    return Stream(len(held), read)
-
-
-def _row(value: Any, number: int) -> Row:
-    name = f"input {number}"
-    if isinstance(value, (str, Path)):
-        return Row(str(value), {"image": {"path": str(value), "bytes": None}})
-    if isinstance(value, (bytes, bytearray)):
-        return Row(name, {"image": {"path": None, "bytes": bytes(value)}})
-    if isinstance(value, dict):
-        return Row(str(value.get("path") or name), {"image": value})
-    if hasattr(value, "convert"):
-        return Row(str(getattr(value, "filename", "") or name), {"image": value})
-    raise RecipeError(
-        f"{name} is a {type(value).__name__}: give paths, the bytes of files, or Pillow images."
-    )
+    return Stream(len(held), read, files="image" in wanted)
 
 
 def answers(run: Run, rows: Stream, top_k: int = 5, *, most: int | None = None) -> Iterator[Answer]:
@@ -81,7 +90,8 @@ def answers(run: Run, rows: Stream, top_k: int = 5, *, most: int | None = None) 
     def read(batch: list[Row]) -> tuple[list[Row], Source, dict[int, str]]:
         return batch, *network.inputs.read([row.cells for row in batch])
 
-    with console.Bar("predicting", min(rows.count, most or rows.count)) as bar:
+    total = rows.count if rows.count is None or most is None else min(rows.count, most)
+    with console.Bar("predicting", total) as bar:
         for batch, source, reasons in ahead(read, batches, depth=0 if device.type == "cpu" else 2):
             told: Iterator[Answer] = iter(())
             if len(source):
@@ -151,14 +161,13 @@ def show(run: Run, rows: Stream, top_k: int = 5) -> None:
         else:
             cells = [_cell(answer[name]) for name in names[1:]]
         lines.append([answer["input"], *cells])
-    folder = os.path.commonpath([os.path.dirname(line[0]) for line in lines])
+    folder = os.path.commonpath([os.path.dirname(line[0]) for line in lines]) if rows.files else ""
     for line in lines if folder else []:
         line[0] = os.path.relpath(line[0], folder)
     tables.show(folder, names, lines)
-    if rows.count > len(told):
-        tables.say(
-            f"and {rows.count - len(told):,} more: output=FILE.csv (or .jsonl, .parquet) writes all"
-        )
+    if rows.count is None or rows.count > len(told):
+        more = "" if rows.count is None else f"and {rows.count - len(told):,} more: "
+        tables.say(f"{more}output=FILE.csv (or .jsonl, .parquet) writes all")
 
 
 def _cell(value: Any) -> str:
@@ -179,13 +188,17 @@ def count_of(text: str | int, key: str = "top_k") -> int:
 
 
 def run_command(
-    run: Run, inputs: Any, output: str | Path | None, top_k: str | int, column: str | None
+    run: Run,
+    inputs: Any,
+    output: str | Path | None,
+    top_k: str | int,
+    columns: Mapping[str, str] | None = None,
 ) -> None:
     """Predict and write or show: what `finetune predict` does."""
     number = count_of(top_k)
     if output is not None:
         writing.check(output)
-    rows = rows_of(run, inputs, column)
+    rows = rows_of(run, inputs, columns)
     for note in rows.notes:
         console.say(note)
     if output is None:

@@ -72,8 +72,9 @@ class Run:
 
         For classification that is "label", "probability" and "top", the `top_k` likeliest; for
         multi-label "labels" and "top"; for regression "value". `inputs` is a path or pattern as for
-        `finetune predict`, or paths, the bytes of files, or Pillow images. What cannot be read gets
-        its reason as "error"; DataError is raised where a path or pattern leads to nothing.
+        `finetune predict`, or paths, the bytes of files, or Pillow images; of texts also a text
+        that is no path, or strings, or dicts with the task's columns. What cannot be read gets its
+        reason as "error"; DataError is raised where a path or pattern leads to nothing.
         """
         from finetune import predictions
 

@@ -198,7 +198,7 @@ def test_images_in_a_parquet_table(digits_run: Run, tmp_path: Path) -> None:
     assert [row["input"] for row in rows] == ["row 0", "b.png"]
     assert {row["error"] for row in rows} == {None}
     with pytest.raises(DataError, match=r"image=id: bytes\.parquet has no column 'id'"):
-        predictions.rows_of(digits_run, path, "id")
+        predictions.rows_of(digits_run, path, {"image": "id"})
 
 
 def test_a_text_file_lists_paths_beside_it(digits_run: Run, photos: Path) -> None:

@@ -8,7 +8,10 @@ from finetune.data.digits import Digits
 from finetune.data.hub import HubData
 from finetune.data.image_folder import ImageFolder
 from finetune.data.table import TableData
+from finetune.data.text_files import TextFiles
 
-AnyData = Annotated[Digits | HubData | ImageFolder | TableData, Field(discriminator="kind")]
+AnyData = Annotated[
+    Digits | HubData | ImageFolder | TableData | TextFiles, Field(discriminator="kind")
+]
 
-__all__ = ["AnyData", "Digits", "HubData", "ImageFolder", "TableData"]
+__all__ = ["AnyData", "Digits", "HubData", "ImageFolder", "TableData", "TextFiles"]

@@ -94,17 +94,18 @@ def told(name: str, given: str, feature: Any, there: Any) -> str:
     """Return the sentence for a column that holds something else than it should."""
     wanted = {"words": "lists of words", "image": "images", "messages": "chats"}.get(name, "text")
     return (
-        f"The column {given!r} holds {_described(feature)}, not {wanted}: name a column that does "
+        f"The column {given!r} holds {described(feature)}, not {wanted}: name a column that does "
         f"with data.{name}=COLUMN; the columns are {listed(there)}."
     )
 
 
-def _described(feature: Any) -> str:
+def described(feature: Any) -> str:
+    """Return the type of a column in words that follow "holds"."""
     if isinstance(feature, dict):
         return f"dicts with {listed(feature)}"
     inner = getattr(feature, "feature", None)
     if inner is not None:
-        return f"lists of {_described(inner)}"
+        return f"lists of {described(inner)}"
     dtype = getattr(feature, "dtype", None)
     return dtype if isinstance(dtype, str) else type(feature).__name__
 
@@ -123,13 +124,25 @@ def _conversations(table: Dataset, given: str) -> Dataset:
             + ' A chat is a list such as [{"role": "user", "content": "Hello"}].'
         )
     chats = [
-        None if chat is None else [_message(turn) for turn in chat] for chat in table["messages"][:]
+        None if chat is None else [message(turn) for turn in chat] for chat in table["messages"][:]
     ]
     plain = List({"role": Value("string"), "content": Value("string")})
-    return table.remove_columns("messages").add_column("messages", chats, feature=plain)
+    return _replaced(table, "messages", chats, plain)
 
 
-def _message(turn: Mapping[str, Any]) -> dict[str, Any]:
+def _replaced(table: Dataset, name: str, cells: list[Any], feature: Any) -> Dataset:
+    from datasets import Dataset, Features
+
+    others = table.remove_columns(name)
+    if others.column_names:
+        return others.add_column(name, cells, feature=feature)
+    return Dataset.from_dict({name: cells}, Features({name: feature}))
+
+
+def message(turn: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return one message of a chat with "role" and "content", also from "from" and "value"."""
+    if not {"from", "value"} <= set(turn):
+        return turn
     speaker = turn["from"]
     return {"role": _SPEAKERS.get(speaker, speaker), "content": turn["value"]}
 
@@ -149,7 +162,7 @@ def _undecoded(table: Dataset, given: str, folder: Path | None) -> Dataset:
             {"path": None if name is None else str(folder / name), "bytes": None}
             for name in table["image"]
         ]
-        return table.remove_columns("image").add_column("image", cells, feature=undecoded)
+        return _replaced(table, "image", cells, undecoded)
     is_cell = isinstance(feature, dict) and set(feature) == {"bytes", "path"}
     if isinstance(feature, Image) or is_cell or "binary" in str(getattr(feature, "dtype", "")):
         return table.cast_column("image", undecoded)

@@ -10,16 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from finetune.data import card
 from finetune.data.base import DataSource, Raw
 from finetune.data.columns import split_name
-from finetune.data.paths import TABLES, claimant, existing
+from finetune.data.paths import IMAGES, TABLES, claimant, existing
 from finetune.errors import DataError, listed
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-IMAGES = {
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".avif"),
-    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jp2"),
-}
 # What systems and editors leave behind; names that begin with a dot go the same way.
 _CLUTTER = {
     *("__macosx", "__pycache__", "@eadir", "$recycle.bin", "lost+found"),

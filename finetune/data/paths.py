@@ -10,7 +10,12 @@ from typing import Literal
 
 from finetune.errors import DataError
 
+IMAGES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".avif"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jp2"),
+}
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+TEXT = ".txt"
 SHARDS = (".parquet", ".arrow")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
@@ -25,7 +30,8 @@ def existing(text: str) -> Path:
         raise DataError(f"{text!r} is no path that can be opened: {error}.") from error
     raise DataError(
         f"There is no such path {text}{similar(text) or '.'} Give a folder of class folders, "
-        "a table (.csv, .tsv, .jsonl, .parquet), a hub id such as uoft-cs/cifar10, or data=digits."
+        "a table (.csv, .tsv, .jsonl, .parquet), a .txt file or a folder of them, a hub id such as "
+        "uoft-cs/cifar10, or data=digits."
     )
 
 
@@ -41,16 +47,20 @@ def similar(text: str) -> str:
     return f"; did you mean {os.path.join(head, close[0])}?" if close else ""
 
 
-def claimant(text: str) -> Literal["hub", "image-folder", "table"] | None:
+def claimant(text: str) -> Literal["hub", "image-folder", "table", "text-files"] | None:
     """Return the kind of the only source that `text` names, or None if it names none."""
     try:
         path = Path(text).expanduser()
         if path.is_dir():
-            return "hub" if _has_shards(path) else "image-folder"
+            if _has_shards(path):
+                return "hub"
+            return "text-files" if _has_only_texts(path) else "image-folder"
     except (OSError, RuntimeError):  # a name too long, ~ of nobody
         return None
     if path.suffix.lower() in TABLES:
         return "table"
+    if path.suffix.lower() == TEXT:
+        return "text-files"
     if path.exists() or text.startswith((".", "/", "~")) or text.endswith("/"):
         return "image-folder"
     if is_hub_id(text):
@@ -72,3 +82,14 @@ def _has_shards(folder: Path) -> bool:
         if len(Path(here).relative_to(folder).parts) == 2:
             folders.clear()
     return False
+
+
+def _has_only_texts(folder: Path) -> bool:
+    """Return whether .txt files lie in a folder, at any depth, and neither images nor tables."""
+    found = False
+    for _, _, files in os.walk(folder):
+        suffixes = {os.path.splitext(name)[1].lower() for name in files}
+        if suffixes & {*IMAGES, *TABLES}:
+            return False
+        found = found or TEXT in suffixes
+    return found

@@ -1,58 +1,39 @@
-"""Rows without labels, one after another: what a finished run is to predict.
+"""What a finished run is to predict on, as rows: images by their paths, one after another.
 
-Nothing is held but the names of the files of a folder: tables are read row by row, in two passes,
-the first of which counts the rows and finds what cannot be read before anything is predicted.
+Nothing is held but the names of the files of a folder.
 """
 
 from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from finetune.data.columns import resolve
-from finetune.data.image_folder import IMAGES
+from finetune.data.files import lines
 from finetune.data.labels import natural
-from finetune.data.paths import TABLES, similar
-from finetune.data.table import lines, records
-from finetune.errors import DataError, listed, nearest
+from finetune.data.paths import IMAGES, TABLES, similar
+from finetune.data.rows import Ask, Row, Stream, table
+from finetune.errors import DataError, RecipeError, listed
 
 LISTS = (".txt", ".lst")
-_BATCH = 64
+_ASK = Ask(("image",))
 
 
-class Row(NamedTuple):
-    """One input: what it is called, and its cells by canonical column."""
-
-    name: str
-    cells: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Stream:
-    """Rows to predict, counted; each call of `read` begins anew."""
-
-    count: int
-    read: Callable[[], Iterator[Row]]
-    notes: tuple[str, ...] = ()
-
-
-def images(text: str, column: str | None = None) -> Stream:
+def images(text: str, ask: Ask = _ASK) -> Stream:
     """Return the images that a path or pattern names, in natural order or that of the table.
 
     `text` is an image, a folder (searched to any depth), a pattern such as `photos/*.jpg`, a text
-    file with a path on each line, or a table, whose image column is `column` or found by its type
-    or name. Paths in a file are relative to it. Raises DataError where nothing is to be had.
+    file with a path on each line, or a table, whose image column is named in `ask` or found by its
+    type or name. Paths in a file are relative to it. Raises DataError where nothing is to be had.
     """
     path = Path(text).expanduser()
     try:
         if path.is_dir():
             return _folder(path, text)
         if path.is_file():
-            return _file(path, column)
+            return _file(path, ask)
     except (OSError, ValueError) as error:  # no permission, a name too long, a null character
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"inputs={text!r} cannot be opened: {reason}.") from error
@@ -65,6 +46,24 @@ def images(text: str, column: str | None = None) -> Stream:
     raise DataError(
         f"There is no such path {text}{similar(text) or '.'} Give an image, a folder, a pattern "
         f"such as 'photos/*.jpg', a table ({', '.join(TABLES)}), or a .txt file of paths."
+    )
+
+
+def image(value: Any, number: int, ask: Ask = _ASK) -> Row:
+    """Return an image in memory as a row: a path, the bytes of a file, a Pillow image, or a dict
+    with "path" or "bytes". Raises RecipeError for anything else.
+    """
+    name = f"input {number}"
+    if isinstance(value, (str, Path)):
+        return Row(str(value), {"image": {"path": str(value), "bytes": None}})
+    if isinstance(value, (bytes, bytearray)):
+        return Row(name, {"image": {"path": None, "bytes": bytes(value)}})
+    if isinstance(value, dict):
+        return Row(str(value.get("path") or name), {"image": value})
+    if hasattr(value, "convert"):
+        return Row(str(getattr(value, "filename", "") or name), {"image": value})
+    raise RecipeError(
+        f"{name} is a {type(value).__name__}: give paths, the bytes of files, or Pillow images."
     )
 
 
@@ -93,50 +92,22 @@ def _folder(folder: Path, text: str) -> Stream:
     return _files(sorted(names, key=natural), notes=(note,) if strange else ())
 
 
-def _file(path: Path, column: str | None) -> Stream:
+def _file(path: Path, ask: Ask) -> Stream:
     suffix = path.suffix.lower()
     if suffix in LISTS:
         names = [line.strip() for line in lines(path) if line.strip()]
         if not names:
             raise DataError(f"{path.name} is empty: give one path on each line.")
         return _files(names, path.parent)
-    if suffix == ".parquet":
-        return _parquet(path, column)
-    return _text_table(path, column) if suffix in TABLES else _files([str(path)])
+    return _table(path, ask) if suffix in TABLES else _files([str(path)])
 
 
-def _text_table(path: Path, column: str | None) -> Stream:
-    count, names = 0, dict[str, None]()
-    for record in records(path):
-        count += 1
-        names |= dict.fromkeys(record)
-    chosen = _column(path, names, column, count)
-    return _table(path, count, lambda: (record.get(chosen) for record in records(path)))
+def _table(path: Path, ask: Ask) -> Stream:
+    count, _, records = table(path, ask)
 
-
-def _parquet(path: Path, column: str | None) -> Stream:
-    from datasets import Features
-    from pyarrow import ArrowException, parquet
-
-    try:
-        with parquet.ParquetFile(path) as file:
-            count, schema = file.metadata.num_rows, file.schema_arrow
-    except (ArrowException, OSError) as error:
-        raise DataError(f"{path.name} cannot be read as parquet: {error}.") from error
-    chosen = _column(path, Features.from_arrow_schema(schema), column, count)
-
-    def cells() -> Iterator[Any]:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(_BATCH, columns=[chosen]):
-                yield from batch.column(0).to_pylist()
-
-    return _table(path, count, cells)
-
-
-def _table(path: Path, count: int, cells: Callable[[], Iterator[Any]]) -> Stream:
     def read() -> Iterator[Row]:
-        for number, cell in enumerate(cells()):
-            name, image = _image(cell, path.parent)
+        for number, record in enumerate(records()):
+            name, image = _image(record["image"], path.parent)
             yield Row(name or f"row {number}", {"image": image})
 
     return Stream(count, read)
@@ -152,20 +123,3 @@ def _image(cell: Any, folder: Path) -> tuple[str | None, dict[str, Any]]:
         cell = {}
     name, content = cell.get("path"), cell.get("bytes")
     return name, {"path": str(folder / name) if name else None, "bytes": content}
-
-
-def _column(path: Path, features: Mapping[str, Any], given: str | None, count: int) -> str:
-    if not count:
-        raise DataError(f"{path.name} has no rows.")
-    if given is not None and given not in features:
-        raise DataError(
-            f"image={given}: {path.name} has no column {given!r}; the columns are "
-            f"{listed(features)}.{nearest(given, features)}"
-        )
-    try:
-        return given or resolve(features, ["image"], {})["image"][0]
-    except DataError:
-        raise DataError(
-            f"Which column of {path.name} holds the images? The columns are {listed(features)}. "
-            "Say it with image=COLUMN."
-        ) from None

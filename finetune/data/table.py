@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from itertools import zip_longest
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetune.data.base import ColumnSource, Raw
 from finetune.data.columns import split_name
+from finetune.data.files import Record, is_delimited, records
 from finetune.data.paths import TABLES, claimant, existing
 from finetune.errors import DataError, listed, nearest
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Record = dict[str, Any]
-
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _NUMBER = re.compile(r"-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
-_NOT_DECODED = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of other bytes
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
 class TableData(ColumnSource):
-    """A table with a column of image files, or of image bytes.
+    """A table with a column of texts, of image files, or of image bytes.
 
-    Files are named relative to the table. `train`, `validation` and `test` may name further
+    Image files are named relative to the table. `train`, `validation` and `test` may name further
     tables beside it; a column called `split` divides one table.
     """
 
@@ -100,82 +93,26 @@ def _table(path: Path, encoding: str) -> Dataset:
     columns = _columns(records(path, encoding))
     if not columns:
         raise DataError(f"{path.name} has no rows.")
-    if suffix in _SEPARATORS:
+    if is_delimited(path):
         columns = {name: _typed(cells) for name, cells in columns.items()}
     try:
         return Dataset.from_dict(columns)
     except (ValueError, TypeError) as error:  # as Arrow's own errors are
-        raise DataError(f"{path.name} mixes kinds of values in one column: {error}.") from error
+        mixed = listed(name for name, cells in columns.items() if not _is_one_kind(cells))
+        raise DataError(
+            f"{path.name} mixes kinds of values in one column ({mixed}): {error}. Make them alike, "
+            "or remove the column if it is not needed."
+        ) from error
 
 
-def records(path: Path, encoding: str | None = None) -> Iterator[Record]:
-    """Yield the rows of a CSV, TSV or JSON lines file as they are read; cells of CSV are text.
+def _is_one_kind(cells: list[Any]) -> bool:
+    from datasets import Dataset
 
-    Raises DataError, naming the line, where the file is not what its suffix says.
-    """
-    separator = _SEPARATORS.get(path.suffix.lower())
-    rows = lines(path, encoding)
-    yield from _delimited(path.name, rows, separator) if separator else _json_lines(path.name, rows)
-
-
-def lines(path: Path, encoding: str | None = None) -> Iterator[str]:
-    """Yield the lines of a text file; a byte order mark decides over `encoding`, by default UTF-8.
-
-    Raises DataError for an unknown encoding, and for bytes that are not of it.
-    """
-    with path.open("rb") as file:
-        start = file.read(3)
-    if start == b"\xef\xbb\xbf":
-        codec = "utf-8-sig"
-    elif start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        codec = "utf-16"
-    else:
-        codec = encoding or "utf-8"
     try:
-        text = path.open(encoding=codec, errors="surrogateescape", newline="")
-    except LookupError:
-        raise DataError(f"data.encoding={codec} is not known; for example cp1252.") from None
-    with text:
-        for number, line in enumerate(text, 1):
-            if _NOT_DECODED.search(line):
-                way = ", or name its encoding: data.encoding=cp1252" if encoding else ""
-                raise DataError(
-                    f"{path.name} is not {codec} (line {number}): save it as UTF-8{way}."
-                )
-            yield line
-
-
-def _delimited(name: str, rows: Iterator[str], separator: str) -> Iterator[Record]:
-    """Yield the rows of CSV or TSV; quoted cells may hold line breaks."""
-    reader = csv.reader(rows, delimiter=separator, strict=True)
-    try:
-        header = next(reader, [])
-        twice = [column for column, count in Counter(header).items() if count > 1]
-        if twice:
-            raise DataError(f"{name} has columns of the same name: {listed(twice)}. Rename one.")
-        for row in reader:
-            if len(row) > len(header):
-                raise DataError(
-                    f"{name}, line {reader.line_num}, has {len(row)} cells, but there are "
-                    f"{len(header)} columns. Quote cells that hold {separator!r}."
-                )
-            if row:
-                yield dict(zip_longest(header, row, fillvalue=""))
-    except csv.Error as error:
-        raise DataError(f"{name}, line {reader.line_num}, cannot be read: {error}.") from error
-
-
-def _json_lines(name: str, rows: Iterator[str]) -> Iterator[Record]:
-    for number, line in enumerate(rows, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{name}, line {number}, is not JSON: {error}.") from None
-        if not isinstance(record, dict):
-            raise DataError(f'{name}, line {number}, is no JSON object such as {{"image": ...}}.')
-        yield record
+        Dataset.from_dict({"": cells})
+    except (ValueError, TypeError):
+        return False
+    return True
 
 
 def _columns(rows: Iterable[Record]) -> dict[str, list[Any]]:
@@ -213,5 +150,5 @@ def _parquet(path: Path) -> Dataset:
     try:
         with quiet():
             return Dataset.from_parquet(str(path))
-    except (DatasetGenerationError, ValueError) as error:
+    except (DatasetGenerationError, ValueError, NotImplementedError) as error:
         raise DataError(f"{path.name} cannot be read as parquet: {error}.") from error
