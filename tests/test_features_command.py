@@ -116,3 +116,37 @@ def test_several_labels_and_numbers(tmp_path: Path) -> None:
     api.features(one, tmp_path / "numbers.parquet")
     labels = {row["label"] for row in rows_of(tmp_path / "numbers.parquet")}
     assert labels == {number / 2 for number in range(12)}
+
+
+def listing(root: Path, labels: list[str]) -> Path:
+    """Return a table of the photos of `folder`, in the order of their names."""
+    images = sorted((root / "photos").rglob("*.png"))
+    cells = zip(images, labels, strict=True)
+    lines = ["image,label", *(f"{image.relative_to(root)},{label}" for image, label in cells)]
+    path = root / "t.csv"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_rows_without_a_label_and_unreadable_ones_are_numbered_together(tmp_path: Path) -> None:
+    recipe = folder(tmp_path / "photos")
+    path = listing(tmp_path, ["", *("xy" * 6)[1:]])
+    (tmp_path / "photos" / "a" / "2.png").write_bytes(b"broken")
+    parts = ["data.train=train[:6]", "data.validation=train[6:9]", "data.test=train[9:]"]
+    recipe = recipe.override(f"data={path}", "data.on_error=skip", *parts)
+    assert build.job(recipe).skipped == {"train": 2}
+    api.features(recipe, tmp_path / "f.parquet")
+    found = [(row["split"], row["row"]) for row in rows_of(tmp_path / "f.parquet")]
+    assert found[:4] == [("train", number) for number in (1, 3, 4, 5)]
+    assert found[4:] == [(split, n) for split in ("validation", "test") for n in range(3)]
+
+
+def test_features_need_no_labels(tmp_path: Path) -> None:
+    recipe = folder(tmp_path / "photos")
+    path = listing(tmp_path, [""] * 12)
+    content = [line.rpartition(",")[0] for line in path.read_text().splitlines()]
+    path.write_text("\n".join(content))
+    api.features(recipe.override(f"data={path}"), tmp_path / "f.parquet")
+    rows = rows_of(tmp_path / "f.parquet")
+    assert len(rows) == 12
+    assert set(rows[0]) == {"split", "row", "features"}
