@@ -139,6 +139,11 @@ class Activations:
     def __len__(self) -> int:
         return len(self.stored)
 
+    @property
+    def lengths(self) -> Array | None:
+        """How long each sample is, as the inputs have it."""
+        return self.source.lengths
+
     def read(self, indices: Array, epoch: int) -> Inputs:
         """Return the activations of these samples, and their inputs only if they are needed."""
         raw = self.source.read(indices, epoch) if self.shapes is None else {}

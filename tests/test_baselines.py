@@ -21,8 +21,8 @@ def uneven(n=90):
 
 def test_classes_are_answered_by_their_frequencies():
     job = uneven()
-    given, targets = baselines.constant(job), job.samples["test"].targets
-    dummy = DummyClassifier(strategy="prior").fit(np.zeros((90, 1)), job.samples["train"].targets)
+    given, targets = baselines.constant(job), job.samples["test"].truth
+    dummy = DummyClassifier(strategy="prior").fit(np.zeros((90, 1)), job.samples["train"].truth)
     np.testing.assert_allclose(given, dummy.predict_proba(np.zeros((90, 1))), atol=1e-6)
     scores = baselines.majority(job)["majority"]
     assert scores["accuracy"]["value"] == 0.5
@@ -34,7 +34,7 @@ def test_classes_are_answered_by_their_frequencies():
 def test_numbers_are_answered_by_the_training_mean():
     job, predictions = staging.numbers()
     scores = baselines.majority(job, predictions)["mean"]
-    train, test = (job.samples[split].targets for split in ("train", "test"))
+    train, test = (job.samples[split].truth for split in ("train", "test"))
     dummy = DummyRegressor().fit(train, train)
     rmse = np.sqrt(np.mean((dummy.predict(test).reshape(-1, 1) - test) ** 2))
     assert scores["rmse"]["value"] == pytest.approx(rmse, rel=1e-5)
@@ -44,7 +44,7 @@ def test_numbers_are_answered_by_the_training_mean():
 
 def test_label_sets_are_answered_by_their_frequencies():
     job, predictions = staging.label_sets()
-    targets = job.samples["test"].targets
+    targets = job.samples["test"].truth
     scores = baselines.majority(job, predictions)["majority"]
     value = average_precision_score(targets, predictions) - targets.mean()
     assert scores["difference"]["value"] == pytest.approx(value, rel=1e-6)
@@ -76,7 +76,7 @@ def test_a_paired_interval_is_the_bootstraps_and_narrower_than_an_unpaired_one()
 def test_any_metric_that_chooses_can_be_paired(name):
     job, predictions = staging.classes()
     target = Classes(job.target.classes, metric=name)
-    targets = job.samples["test"].targets
+    targets = job.samples["test"].truth
     gap = target.difference(predictions, baselines.constant(job), targets)
     assert gap["low"] < gap["value"] < gap["high"]
     same = target.difference(predictions, predictions, targets)
@@ -109,7 +109,7 @@ def test_clearly_better_needs_an_interval_on_the_right_side():
 
 def test_confusion_is_scikit_learns():
     job, predictions = staging.classes(skill=0.5)
-    targets = job.samples["test"].targets
+    targets = job.samples["test"].truth
     counts = mistakes.confusion(predictions, targets)
     np.testing.assert_array_equal(counts, confusion_matrix(targets, predictions.argmax(1)))
     pairs = mistakes.confused(predictions, targets, job.target.classes, most=2)

@@ -50,7 +50,7 @@ def test_the_hub_reads_metrics_with_interval_and_n():
     assert data.base_model == "timm/vit" and data.library_name == "timm"
     assert data.datasets == ["me/photos"] and data.license == "mit"
     assert data.pipeline_tag == "image-classification" and data.metrics == ["accuracy"]
-    scores = job.target.scores(predictions, job.samples["test"].targets)
+    scores = job.target.scores(predictions, job.samples["test"].truth)
     found = {entry.metric_type: entry for entry in data.eval_results}
     assert set(found) == set(scores) - {"per_class"}
     entry = found["accuracy"]

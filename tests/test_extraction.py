@@ -164,9 +164,9 @@ def test_the_fitted_head_is_in_the_model():
     module = job.network.module.eval()
     with torch.inference_mode():
         logits = module(**samples.source.finish(samples.source.read(np.arange(len(samples)), 0)))
-    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(samples.targets))
+    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(samples.truth))
     assert float(loss) == pytest.approx(min(c["validation_loss"] for c in curve), rel=1e-3)
-    assert (logits.argmax(1).numpy() == samples.targets).mean() > 0.5
+    assert (logits.argmax(1).numpy() == samples.truth).mean() > 0.5
 
 
 @pytest.mark.parametrize("c", [0.01, 1.0])

@@ -78,7 +78,7 @@ def hostile(tmp_path_factory) -> str:
 def test_it_shows_the_headline_beside_interval_and_baseline(plain):
     job, predictions = staging.classes()
     text = Elements(plain).text
-    figure = job.target.scores(predictions, job.samples["test"].targets)["accuracy"]
+    figure = job.target.scores(predictions, job.samples["test"].truth)["accuracy"]
     assert f"{100 * figure['value']:.1f} %" in text
     assert f"95 % interval {100 * figure['low']:.1f} to {100 * figure['high']:.1f}, n = 60" in text
     assert "Clearly better than the baseline: majority" in text and "33.3 %" in text
@@ -187,7 +187,7 @@ def test_a_doubtful_result_is_called_so(tmp_path):
 
 def test_a_perfect_model_has_no_mistakes_to_show(tmp_path):
     job, _ = staging.classes()
-    perfect = np.eye(3, dtype=np.float32)[job.samples["test"].targets]
+    perfect = np.eye(3, dtype=np.float32)[job.samples["test"].truth]
     text = Elements(written(tmp_path, job, perfect)).text
     assert "100.0 %" in text and "Worst mistakes" not in text and "mixed up" not in text
 
