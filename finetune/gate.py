@@ -46,12 +46,12 @@ def check(
                 f"those of the data, {list(classes)}."
             )
         others = [np.asarray(row) for row in answer["logits"]]
-        shapes, expected = ([row.shape for row in each] for each in (others, logits))
-        if shapes != expected:
-            raise TrainingError(
-                f"The saved model, loaded by {library}, gives outputs of the shapes {shapes}, and "
-                f"not {expected}."
-            )
+        for mine, other in zip(logits, others, strict=True):
+            if other.shape != mine.shape:
+                raise TrainingError(
+                    f"The saved model, loaded by {library}, gives outputs of shape {other.shape} "
+                    f"for one row, and not {mine.shape}."
+                )
         pairs = zip(others, logits, strict=True)
         differences[library] = max(float(np.abs(a - b).max()) for a, b in pairs)
         if not differences[library] <= tolerance:

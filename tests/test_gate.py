@@ -86,7 +86,7 @@ ECHO = "import json, os, sys; print(open(os.path.join(sys.argv[1], 'told.json'))
     [
         ("timm", {"labels": ["dog", "cat", "emu"]}, r"timm, has the labels \['dog', 'cat'"),
         ("transformers", {"labels": None}, r"transformers, has the labels None"),
-        ("transformers", {"logits": [[1.0, 2.0]]}, r"outputs of shape \(1, 2\), and not \(1, 3\)"),
+        ("transformers", {"logits": [[1.0, 2.0]]}, r"shape \(2,\) for one row, and not \(3,\)"),
         ("transformers", {"logits": [[1.0, 2.0, 3.1]]}, r"transformers in .* differ by 1.0e-01"),
         ("timm", {"logits": [[1.0, 2.0, float("nan")]]}, r"timm in .* differ by nan"),
     ],
