@@ -24,7 +24,7 @@ from finetune.console import Bar
 from finetune.errors import Interrupted, TrainingError
 from finetune.freezing import set_train_mode
 from finetune.protocols import Array, Batch, Network, Target
-from finetune.samples import Samples, ahead, order, together
+from finetune.samples import Samples, ahead, together
 from finetune.state import Position, State, learned, random_numbers, set_random_numbers
 
 if TYPE_CHECKING:
@@ -140,8 +140,7 @@ class Fit:
     def batches(self) -> Iterator[Batch]:
         """Yield this process's share of each batch of the epoch from the position on."""
         epoch, size, own = self.at.epoch, self.train.batch_size, self.accelerator
-        drawn = self.train.sampling, self.train.seed, epoch
-        indices = order(self.samples.labels, *drawn, self.samples.source.lengths, size)
+        indices = self.samples.order(self.train.sampling, self.train.seed, epoch, size)
 
         def read(start: int) -> Batch:
             whole = indices[start : start + size]
@@ -332,10 +331,8 @@ def predict(
     device = accelerator.device
     # Every process takes equally many; the repeated ones are cut off below.
     each = math.ceil(len(samples) / processes)
-    own = np.minimum(np.arange(each) * processes + rank, len(samples) - 1)
-    lengths = samples.source.lengths
-    ranked = None if lengths is None else np.argsort(-lengths, kind="stable")
-    own = own if ranked is None else ranked[own]
+    ranked = samples.longest_first()
+    own = ranked[np.minimum(np.arange(each) * processes + rank, len(samples) - 1)]
 
     def read(start: int) -> Batch:
         return samples.read(own[start : start + batch_size], 0)
@@ -349,6 +346,4 @@ def predict(
     gathered: Array = accelerator.gather(whole).cpu().numpy()
     in_order = gathered.reshape(processes, each, *gathered.shape[1:]).swapaxes(0, 1)
     kept = in_order.reshape(each * processes, *gathered.shape[1:])[: len(samples)]
-    if ranked is not None:
-        kept = kept[np.argsort(ranked)]
-    return target.decode(kept, samples.source)
+    return target.decode(kept[np.argsort(ranked)], samples.source)

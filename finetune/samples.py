@@ -50,6 +50,16 @@ class Samples:
             targets["share"] = raw["share"]
         return Batch(raw, targets)
 
+    def order(self, sampling: str, seed: int, epoch: int, batch_size: int) -> Array:
+        """Return the sample indices of one epoch, int64; see the function `order`."""
+        return order(self.labels, sampling, seed, epoch, self.source.lengths, batch_size)
+
+    def longest_first(self) -> Array:
+        """Return all sample indices, the longest samples first where they differ in length."""
+        if self.source.lengths is None:
+            return np.arange(len(self))
+        return np.argsort(-self.source.lengths, kind="stable")
+
     def finish(self, batch: Batch, device: torch.device) -> Batch:
         """Return the batch on `device`, its inputs as the module's forward takes them."""
         moved = batch.to(device)

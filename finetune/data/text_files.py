@@ -11,7 +11,6 @@ from finetune.data import card
 from finetune.data.base import DataSource, Raw
 from finetune.data.columns import split_name
 from finetune.data.files import lines
-from finetune.data.labels import natural
 from finetune.data.paths import TEXT, claimant, existing
 from finetune.errors import DataError, listed
 
@@ -91,6 +90,8 @@ def _cut(rows: Iterable[str], way: Way) -> list[str]:
 
 def _files(root: Path, notes: list[str]) -> dict[str, list[Path]]:
     """Return the .txt files of each split, in natural order; all others are told in the notes."""
+    from finetune.data.labels import natural
+
     inside = root.resolve()
     found, strange = dict[str, list[Path]](), list[str]()
     files = (file for file in root.rglob("*") if file.is_file())
