@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from finetune.api import evaluate, features, finetune, predict
-    from finetune.backbones import Timm, TorchModel
+    from finetune.backbones import Timm, TorchModel, Transformers
     from finetune.data import Digits, HubData, ImageFolder, TableData, TextFiles
     from finetune.errors import (
         BackboneError,
@@ -56,6 +56,7 @@ __all__ = [
     "TorchModel",
     "Train",
     "TrainingError",
+    "Transformers",
     "evaluate",
     "features",
     "finetune",
@@ -64,7 +65,7 @@ __all__ = [
 
 _HOMES = {
     "api": ("evaluate", "features", "finetune", "predict"),
-    "backbones": ("Timm", "TorchModel"),
+    "backbones": ("Timm", "TorchModel", "Transformers"),
     "data": ("Digits", "HubData", "ImageFolder", "TableData", "TextFiles"),
     "errors": (
         "BackboneError",

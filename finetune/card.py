@@ -65,9 +65,11 @@ def _origin(recipe: Recipe, job: Job) -> dict[str, Any]:
     value = recipe.backbone
     weights = getattr(value, "weights", None)
     words = {"none": "random weights", "pretrained": "", None: ""}
-    size = {"img_size": value.img_size} if getattr(value, "img_size", None) else {}
+    side = getattr(value, "img_size", None)
+    size = {"img_size": side} if side else {}
+    kind = getattr(value, "kind", "")
     return {
-        "library": "timm" if getattr(value, "kind", "") == "timm" else None,
+        "library": kind if kind in ("timm", "transformers") else None,
         "weights": words.get(weights, "weights of a local file"),
         "arguments": {**getattr(value, "args", {}), **size},
         **job.network.origin,

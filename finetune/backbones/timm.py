@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, PositiveInt
 
 from finetune.backbones.timm_source import SHIPPED, Source, public, read_config, resolve
+from finetune.backbones.transformers_source import BARE
+from finetune.backbones.transformers_source import SHIPPED as PACKAGES
 from finetune.errors import BackboneError
 from finetune.protocols import ROW, Form
 from finetune.schema import Noun
@@ -48,10 +50,11 @@ class Timm(Noun):
         that do not exist.
         """
         path = Path(text).expanduser()
+        taken = text in (*BARE, *PACKAGES)
         ours = (
             text in SHIPPED
             or text.startswith(("hf-hub:", "timm/"))
-            or re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)?", text) is not None
+            or (re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)?", text) is not None and not taken)
             or (path.is_dir() and "architecture" in read_config(path))
             or (text.startswith(("/", "./", "../", "~")) and not (path / "config.json").is_file())
         )

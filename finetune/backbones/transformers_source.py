@@ -1,4 +1,4 @@
-"""Where a transformers model comes from: the hub, a folder in its form, or a package beside ours."""
+"""Where a transformers model comes from: the hub, a folder in its form, or another package."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from finetune.backbones import hub
+from finetune.backbones import hub, timm_source
 from finetune.backbones.timm_source import CONFIG, WEIGHTS, public, read_config
 from finetune.errors import BackboneError, nearest
 
@@ -45,10 +45,12 @@ class Source:
         return read_config(self.folder)
 
     @property
-    def pools_mean(self) -> bool:
-        """Whether it is a sentence encoder whose embedding is the mean of its tokens."""
+    def pooling(self) -> str | None:
+        """How a sentence encoder pools its tokens: "mean", "cls", "last"; None for other models."""
         path = self.folder / POOLING
-        return path.is_file() and bool(_read(path).get("pooling_mode_mean_tokens"))
+        modes = _read(path) if path.is_file() else {}
+        names = {"mean_tokens": "mean", "cls_token": "cls", "lasttoken": "last"}
+        return next((p for mode, p in names.items() if modes.get(f"pooling_mode_{mode}")), None)
 
 
 def resolve(name: str, weights: str, revision: str | None, *, code: bool = False) -> Source:
@@ -80,6 +82,8 @@ def resolve(name: str, weights: str, revision: str | None, *, code: bool = False
 def claims(text: str) -> bool:
     """Return whether a plain text names a model for this door: see `Transformers.from_text`."""
     path = Path(text).expanduser()
+    if text in timm_source.SHIPPED:
+        return False
     if text in SHIPPED or text in BARE:
         return True
     if path.is_dir():
