@@ -97,6 +97,8 @@ def _train(recipe: Recipe, folder: Any) -> None:
     frozen = frozen_hashes(job.module)
     training: dict[str, Any] = {}
     if job.method.probe:
+        written = {*job.network.layers()[-1]}
+        frozen = {name: kept for name, kept in frozen.items() if name not in written}
         training |= extraction.fit_probe(job, accelerator.device, precision)
     if job.method.descends:
         with boundary.replayed(job, accelerator.device, precision) as (replayed, sentence):

@@ -127,6 +127,7 @@ def fit_probe(job: Job, device: torch.device, precision: str) -> dict[str, Any]:
         )
         for split, source in (("train", plain), ("validation", job.samples["validation"].source))
     )
+    last: Any = job.network.module.get_submodule(job.network.head()[0])
     head = fit_head(
         train,
         job.samples["train"].truth,
@@ -135,6 +136,7 @@ def fit_probe(job: Job, device: torch.device, precision: str) -> dict[str, Any]:
         job.target,
         job.method.probe,
         device=device,
+        intercept=last.bias is not None,
     )
     job.network.set_head(head.weight, head.bias)
     return {"probe": {"c": head.c, "tried": head.curve}}

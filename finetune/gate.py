@@ -93,7 +93,7 @@ def _portable(cell: Any, path: Path) -> Any:
 
     Deep greyscale is written in 8 bits, as the model sees it: Pillow itself would clip it.
     """
-    if not isinstance(cell, Mapping):
+    if not isinstance(cell, Mapping) or "bytes" not in cell:
         return cell
     try:
         content = read_bytes(cell)

@@ -47,6 +47,7 @@ def fit_head(
     strengths: Sequence[float],
     *,
     device: torch.device | None = None,
+    intercept: bool = True,
 ) -> LinearHead:
     """Fit a head for each strength, warm-started, and keep the one of least validation loss.
 
@@ -54,19 +55,21 @@ def fit_head(
     task's own loss is minimised over all samples at once, with a penalty of |weights|²/(2 c n)
     on standardised features: multinomial logistic regression for classes, one against the rest for
     label sets, ridge regression for numbers. Weaker penalties are not tried once the validation
-    loss has risen twice. Raises TrainingError if no fit is finite.
+    loss has risen twice. Without `intercept` the bias is 0, for heads that have none. Raises
+    TrainingError if no fit is finite.
     """
     device = device or torch.device("cpu")
     seen = _Data(train, train_targets, target, device)
     unseen = _Data(validation, validation_targets, target, device)
-    space = _Space.of(seen.features)
+    space = _Space.of(seen.features, centred=intercept)
     seen.features, unseen.features = space.project(seen.features), space.project(unseen.features)
     weight = torch.zeros(seen.features.shape[1], target.num_outputs, device=device)
     bias = torch.zeros(target.num_outputs, device=device)
     curve: list[dict[str, float]] = []
     best, chosen, least = (weight, bias), 0.0, math.inf
     for c in sorted(strengths):
-        weight, bias = _minimise(seen, weight, bias, 1 / (c * len(train)), space.variances)
+        penalty = 1 / (c * len(train))
+        weight, bias = _minimise(seen, weight, bias, penalty, space.variances, intercept)
         loss = unseen.loss(weight, bias)
         curve.append({"c": c, "train_loss": seen.loss(weight, bias), "validation_loss": loss})
         if loss < least:
@@ -123,9 +126,9 @@ class _Space:
     """(rank,)"""
 
     @classmethod
-    def of(cls, features: Tensor) -> _Space:
-        mean = features.mean(0)
-        deviation = features.std(0, correction=0)
+    def of(cls, features: Tensor, *, centred: bool) -> _Space:
+        mean = features.mean(0) if centred else torch.zeros_like(features[0])
+        deviation = (features - mean).square().mean(0).sqrt()
         # A feature that never varies says nothing; its rounding noise is not to be enlarged.
         constant = deviation <= 1e-6 * features.abs().amax(0)
         scale = torch.where(constant, 0.0, 1 / deviation.clamp_min(1e-30))
@@ -146,7 +149,12 @@ class _Space:
 
 
 def _minimise(
-    data: _Data, weight: Tensor, bias: Tensor, penalty: float, variances: Tensor
+    data: _Data,
+    weight: Tensor,
+    bias: Tensor,
+    penalty: float,
+    variances: Tensor,
+    intercept: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return weight (rank, outputs) and bias of least penalised loss, from a warm start."""
     from scipy.optimize import minimize
@@ -167,6 +175,7 @@ def _minimise(
             by_weight, by_bias = by_weight + parts[0], by_bias + parts[1]
             value += loss.item()
         value += weight.detach().square().sum().item() * penalty / 2
+        by_bias = by_bias if intercept else torch.zeros_like(by_bias)
         return value, pack(by_weight * step, by_bias)
 
     def pack(weight: Tensor, bias: Tensor) -> Any:

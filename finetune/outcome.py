@@ -39,15 +39,20 @@ def save(job: Job, folder: Folder) -> dict[str, Any] | None:
     if network.reloader is None:
         return None
     network.module.cpu().eval()
-    inputs = first_inputs(job)
-    with torch.inference_mode():
+    samples, table = job.samples["test"], job.splits.test
+    own = getattr(samples.source, "rows", None)
+    rows, logits = [], []
+    for index in range(min(gate.SAMPLES, len(samples))):
         # One at a time and on the CPU, as the fresh process does: else sums round otherwise.
-        count = len(next(iter(inputs.values())))
-        singles = [{k: v[i : i + 1] for k, v in inputs.items()} for i in range(count)]
-        outputs = [network.outputs(network.module(**single)) for single in singles]
-    table = job.splits.test
-    rows = [{name: table[i][name] for name in network.inputs.columns} for i in range(count)]
-    logits = [output[0].float().numpy() for output in outputs]
+        batch = samples.finish(samples.read(np.array([index]), 0), torch.device("cpu"))
+        with torch.inference_mode():
+            output = network.outputs(network.module(**batch.inputs))
+        answer = output if isinstance(output, Tensor) else output.last()
+        logits.append(answer[0].float().numpy())
+        row = table[index if own is None else int(own[index])]
+        tokens = {k: v.tolist() for k, v in batch.inputs.items() if not v.is_floating_point()}
+        rows.append({name: row[name] for name in network.inputs.columns if name in row})
+        rows[-1] |= {"inputs": tokens} if tokens else {}
     return gate.check(network.reloader, folder.model, rows, logits, target.classes)
 
 
@@ -78,7 +83,7 @@ def test(job: Job, folder: Folder, accelerator: Accelerator) -> tuple[dict[str, 
         result[split] = target.scores(predictions[split], samples.truth, metrics=job.metrics)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     look = {"time": now, "precision": "fp32", "batch_size": train.eval_batch_size}
-    result["looks_at_test"] = [look | {"n": len(job.samples["test"])}]
+    result["looks_at_test"] = [look | {"n": len(job.samples["test"].truth)}]
     return result, predictions["test"]
 
 
@@ -96,7 +101,7 @@ def describe(job: Job, folder: Folder) -> dict[str, Any]:
         "data": {
             "fingerprint": splits.fingerprint,
             "source": dict(splits.source),
-            "rows": {split: len(samples) for split, samples in job.samples.items()},
+            "rows": {split: len(samples.truth) for split, samples in job.samples.items()},
             "classes": job.target.classes,
             "skipped": job.skipped,
         },
@@ -109,9 +114,9 @@ def publish(folder: Folder, job: Job, result: dict[str, Any], predictions: Array
     """Write the pages that a person reads, and last the result, which ends the run."""
     surroundings = environment.describe() | {"argv": sys.argv[1:]}
     write_json(folder.path / "environment.json", surroundings)
-    result["baselines"] = baselines.majority(job, predictions)
-    targets = job.samples["test"].truth
-    result["confused"] = mistakes.confused(predictions, targets, job.target.classes)
+    result["baselines"] = baselines.scores(job, predictions)
+    shown = job.target.evidence(predictions, job.samples["test"].truth)
+    result["confused"] = mistakes.confused(shown.confusion, job.target.classes)
     text = card.text(job.recipe, job, result, surroundings)
     write(folder.path / "README.md", text)
     write(folder.model / "README.md", text)

@@ -194,7 +194,14 @@ class Network(Protocol):
         ...
 
     def head(self) -> list[str]:
-        """Return the names of the head's modules."""
+        """Return the names of the modules that `set_head` writes; none where there is no such map.
+
+        A head over a vocabulary is none: it is pretrained with the rest.
+        """
+        ...
+
+    def head_block(self) -> list[str]:
+        """Return the names of the modules that are as new as the head, itself among them."""
         ...
 
     def lora_targets(self) -> str:

@@ -102,6 +102,10 @@ class TimmNetwork:
         names = self._timm.pretrained_cfg["classifier"]
         return [names] if isinstance(names, str) else list(names)
 
+    def head_block(self) -> list[str]:
+        """Return the names of the classifier modules."""
+        return self.head()
+
     def layers(self) -> list[list[str]]:
         """Return the parameter names in order from the stem to the head, the head last."""
         from timm.models import group_parameters

@@ -87,6 +87,10 @@ class TorchNetwork:
         """Return the name of the head."""
         return [self.name]
 
+    def head_block(self) -> list[str]:
+        """Return the name of the head."""
+        return self.head()
+
     def layers(self) -> list[list[str]]:
         """Return the parameter names of each child, then those of the head."""
         last = f"{self.name}."

@@ -45,6 +45,9 @@ DROPOUTS = (
 LONGEST = 1024
 """Tokens of a sample by default, where the model would take more."""
 
+VOCABULARIES = ("token*", "vocab*", "merges*", "spiece*", "*.model", "*.spm", "bpe*")
+"""What the files of a tokenizer are called; the first alone is enough for most."""
+
 REFUSALS = (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError, ImportError)
 """What transformers raises for models that it cannot make."""
 
@@ -140,6 +143,9 @@ def _tokenizer(value: Transformers, source: Source) -> Any:
     from transformers import AutoTokenizer
 
     try:
+        if not any(any(source.folder.glob(name)) for name in VOCABULARIES):
+            # transformers would make one up that knows no words.
+            raise ValueError(f"{source.folder} has none")
         tokenizer = AutoTokenizer.from_pretrained(
             source.folder, trust_remote_code=value.trust_remote_code
         )

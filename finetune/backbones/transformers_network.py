@@ -94,8 +94,20 @@ class TransformersNetwork:
         """
         if self.refusal is not None:
             raise BackboneError(self.refusal)
+        return structure.layers(self.module, self._head_parameters())
+
+    def _head_parameters(self) -> list[str]:
         head = structure.head_parameters(self.module, self.fresh)
-        return structure.layers(self.module, head)
+        if self.pooling == "mean":  # which replaces it
+            dense = f"{pooling.dense_name(self.module)}."
+            head += [n for n, _ in self.module.named_parameters() if n.startswith(dense)]
+        return list(dict.fromkeys(head))
+
+    def head_block(self) -> list[str]:
+        """Return the names of the modules of the head, and of a pooler as new as it."""
+        if self.form.head in VOCABULARY:
+            return []
+        return structure.modules_of(self.module, self._head_parameters())
 
     def features(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return what the last linear layer sees of each row, (batch, width).
@@ -138,11 +150,6 @@ class TransformersNetwork:
             base = base.get_encoder()
         states: Tensor = base(**inputs)[0]
         return states
-
-    @property
-    def has_bias(self) -> bool:
-        """Whether the last linear layer has a bias."""
-        return self._linear_head().bias is not None
 
     def set_head(self, weight: Tensor, bias: Tensor) -> None:
         """Copy a linear map (outputs, width), (outputs,) into the last linear layer.
@@ -217,7 +224,7 @@ class TransformersNetwork:
     def checkpoint_activations(self) -> None:
         """Recompute activations in the backward pass; BackboneError where the model cannot."""
         try:
-            self._model.gradient_checkpointing_enable({"use_reentrant": False})
+            self._model.activation_checkpointing_enable({"use_reentrant": False})
         except ValueError as error:
             raise BackboneError(
                 "This transformers model cannot recompute its activations: leave out "

@@ -69,8 +69,7 @@ _KINDS = {
 def possible(module: nn.Module) -> bool:
     """Return whether the native head of this model for rows of texts can read the mean."""
     own: Any = module
-    names = _KINDS.get(own.config.model_type)
-    return names is not None and _dense_name(own, names) in dict(own.named_modules())
+    return own.config.model_type in _KINDS and dense_name(module) in dict(own.named_modules())
 
 
 def pooled(module: nn.Module, states: Tensor, mask: Tensor) -> Tensor:
@@ -125,7 +124,7 @@ def grow(module: nn.Module) -> None:
         for norm in (names.norm, names.last_norm):
             nn.init.ones_(layer.get_submodule(norm).weight)
             nn.init.zeros_(layer.get_submodule(norm).bias)
-        dense: Any = own.get_submodule(_dense_name(own, names))
+        dense: Any = own.get_submodule(dense_name(own))
         fill(dense, names.scale)
         dense.bias.fill_(names.shift)
     layer.requires_grad_(dense.weight.requires_grad)
@@ -138,8 +137,10 @@ def _config(module: nn.Module) -> Any:
     return module.config
 
 
-def _dense_name(module: Any, names: _Names) -> str:
-    return names.dense.format(base=module.base_model_prefix)
+def dense_name(module: nn.Module) -> str:
+    """Return the name of the dense layer between the first token and the last linear layer."""
+    own: Any = module
+    return _KINDS[own.config.model_type].dense.format(base=own.base_model_prefix)
 
 
 def _stack(module: nn.Module) -> Any:

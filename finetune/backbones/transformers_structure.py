@@ -66,6 +66,19 @@ def head_parameters(module: nn.Module, fresh: Iterable[str]) -> list[str]:
     return [n for n in names if n.startswith(parts) or (n in new and ".pooler." in n)]
 
 
+def modules_of(module: nn.Module, names: Iterable[str]) -> list[str]:
+    """Return the modules that hold these parameters of the head, whole children where they can be.
+
+    PEFT adds some of them under the name of the child by itself when it reads an adapter.
+    """
+    parts = head_parts(module)
+    holders = (
+        name.partition(".")[0] if name.startswith(parts) else name.rpartition(".")[0]
+        for name in names
+    )
+    return list(dict.fromkeys(holders))
+
+
 def layers(module: nn.Module, head: Sequence[str]) -> list[list[str]]:
     """Return parameter names from the embeddings to the head, the head last if there is one.
 

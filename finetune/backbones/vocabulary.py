@@ -55,6 +55,10 @@ class Hidden(NamedTuple):
         """Return all logits, (batch, tokens, vocabulary), float32."""
         return self._logits(self.states)
 
+    def last(self) -> Tensor:
+        """Return the logits after the last token, (batch, vocabulary), float32."""
+        return self._logits(self.states[:, -1])
+
     @property
     def _head(self) -> Any:
         return self.model.get_output_embeddings()

@@ -6,6 +6,7 @@ from abc import ABC
 from collections.abc import Container
 from typing import TYPE_CHECKING
 
+from finetune.errors import RecipeError
 from finetune.schema import Noun
 
 if TYPE_CHECKING:
@@ -48,6 +49,14 @@ class MethodNoun(Noun, ABC):
 
 
 def learn(module: nn.Module, names: Container[str]) -> None:
-    """Let the parameters of these names learn, and freeze all others."""
+    """Let the parameters of these names learn, and freeze all others.
+
+    Raises RecipeError for weights held in 4 bits, which have no gradients.
+    """
     for name, parameter in module.named_parameters():
+        if name in names and not parameter.is_floating_point():
+            raise RecipeError(
+                f"The weights {name} are quantized and cannot learn themselves: take method=lora, "
+                "or leave out backbone.quantization."
+            )
         parameter.requires_grad_(name in names)

@@ -40,6 +40,9 @@ class FeatureExtraction(MethodNoun):
         return False
 
     def prepare(self, network: Network) -> nn.Module:
-        """Freeze everything but the head."""
-        learn(network.module, network.layers()[-1])
+        """Freeze everything but the linear head."""
+        heads = tuple(f"{name}." for name in network.head())
+        learn(
+            network.module, {n for n, _ in network.module.named_parameters() if n.startswith(heads)}
+        )
         return network.module

@@ -80,5 +80,6 @@ class NormBias(MethodNoun):
         from finetune.freezing import norm_parameters
 
         biases = {n for n, _ in network.module.named_parameters() if n.split(".")[-1] == "bias"}
-        learn(network.module, norm_parameters(network.module) | biases | {*network.layers()[-1]})
+        head = network.layers()[-1] if network.head() else []
+        learn(network.module, norm_parameters(network.module) | biases | {*head})
         return network.module

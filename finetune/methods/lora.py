@@ -29,6 +29,20 @@ OWN_FIELDS = {
 TOLERANCE = 1e-4
 """Largest difference between the logits of the merged model and those of the adapter."""
 
+QUANTIZED = 0.05
+"""The same for a base held in 4 bits, which computes in bfloat16, as a share of the largest."""
+
+TASKS = {
+    "ForSequenceClassification": "SEQ_CLS",
+    "ForTokenClassification": "TOKEN_CLS",
+    "ForQuestionAnswering": "QUESTION_ANS",
+    "ForCausalLM": "CAUSAL_LM",
+    "LMHeadModel": "CAUSAL_LM",
+    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
+    "MTModel": "SEQ_2_SEQ_LM",
+}
+"""PEFT's own names of tasks, by how classes of transformers end: its auto classes go by them."""
+
 
 class LoRA(MethodNoun):
     """Low-rank updates of frozen weights learn, and the head."""
@@ -52,9 +66,10 @@ class LoRA(MethodNoun):
         """
         from peft import LoraConfig, get_peft_model
 
-        heads, options = network.head(), self._options()
+        options = self._options()
+        whole = [*network.head_block(), *(options.pop("modules_to_save", None) or ())]
         targets, outside = self._pattern(network)
-        for name in heads:
+        for name in whole:
             network.module.get_submodule(name).float()
         try:
             config = LoraConfig(
@@ -63,7 +78,7 @@ class LoRA(MethodNoun):
                 lora_dropout=self.dropout,
                 target_modules=targets,
                 exclude_modules=outside,
-                modules_to_save=[*heads, *(options.pop("modules_to_save", None) or ())],
+                modules_to_save=whole or None,
                 **options,
             )
             return cast("nn.Module", get_peft_model(network.module, config))
@@ -86,14 +101,18 @@ class LoRA(MethodNoun):
         module.eval()
         save_adapter(module, folder, base)
         with torch.inference_mode():
-            before = module(**inputs).float()
+            before = _first(module(**inputs)).float()
+        tolerance = TOLERANCE
+        if getattr(module, "is_quantized", False):
+            tolerance = QUANTIZED * max(1.0, float(before.abs().max()))
+            module = _dequantized(module, folder)
         merged: nn.Module = cast("PeftModel", module).merge_and_unload(safe_merge=True)
         with torch.inference_mode():
-            difference = float((merged(**inputs).float() - before).abs().max())
-        if not difference <= TOLERANCE:
+            difference = float((_first(merged(**inputs)).float() - before).abs().max())
+        if not difference <= tolerance:
             raise TrainingError(
                 f"Merging the adapter moves the logits by {difference:.1e}, and at most "
-                f"{TOLERANCE:.0e} is allowed, so no merged model is saved. The adapter is whole: "
+                f"{tolerance:.0e} is allowed, so no merged model is saved. The adapter is whole: "
                 f"{folder.name}/ loads with PEFT."
             )
         return merged
@@ -104,7 +123,8 @@ class LoRA(MethodNoun):
         Raises RecipeError if none is left.
         """
         pattern = network.lora_targets() if self.targets is None else self.targets
-        heads = "|".join(rf"{re.escape(name)}(\..*)?" for name in network.head())
+        # An expression that matches nothing, where there is no head to leave out.
+        heads = "|".join(rf"{re.escape(name)}(\..*)?" for name in network.head_block()) or "(?!)"
         modules = [(n, m) for n, m in network.module.named_modules() if not re.fullmatch(heads, n)]
         allowed = [name for name, module in modules if adaptable(module)]
         try:
@@ -151,14 +171,37 @@ def adaptable(module: nn.Module) -> bool:
 
     plain = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     own = any(type(module).forward is known.forward for known in plain)
-    # Conv1D is the linear layer of GPT-2 in transformers.
-    return (own or type(module).__name__ == "Conv1D") and getattr(module, "groups", 1) == 1
+    # The linear layer of GPT-2 in transformers, and that of bitsandbytes.
+    known_by_name = type(module).__name__ in ("Conv1D", "Linear4bit")
+    return (own or known_by_name) and getattr(module, "groups", 1) == 1
+
+
+def _first(given: Any) -> Tensor:
+    """Return the first tensor of what a forward gave: logits, or hidden states."""
+    from torch import Tensor
+
+    return given if isinstance(given, Tensor) else cast("Tensor", given[0])
+
+
+def _dequantized(module: nn.Module, folder: Path) -> nn.Module:
+    """Return the adapter saved in `folder` on the same base, whose weights are no longer 4-bit.
+
+    A merge into 4-bit weights would round what was learned away.
+    """
+    from peft import PeftModel
+
+    plain: Any = cast("PeftModel", module).unload()
+    plain = plain.dequantize().float()
+    return cast("nn.Module", PeftModel.from_pretrained(plain, str(folder)).eval())
 
 
 def save_adapter(module: nn.Module, folder: Path, base: str) -> None:
     """Write the adapter in PEFT's form, with `base` as the name of the model it belongs to."""
     model = cast("PeftModel", module)
-    model.peft_config["default"].base_model_name_or_path = base
+    config = model.peft_config["default"]
+    config.base_model_name_or_path = base
+    kind = type(model.get_base_model()).__name__
+    config.task_type = next((task for end, task in TASKS.items() if kind.endswith(end)), None)
     # Left to itself, PEFT asks the hub for the base's vocabulary.
     model.save_pretrained(str(folder), save_embedding_layers=False)
     # PEFT's own card is a blank form and names the local path of the base.
