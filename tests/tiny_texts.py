@@ -37,8 +37,10 @@ ENCODER_DECODERS = ("t5", "bart", "marian")
 
 WIDTH, LENGTH = 16, 128
 CHAT = (
-    "{% for m in messages %}<|{{ m['role'] }}|>{% generation %}{{ m['content'] }}{{ eos_token }}"
-    "{% endgeneration %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    "{% for m in messages %}<|{{ m['role'] }}|>{% if m['role'] == 'assistant' %}"
+    "{% generation %}{{ m['content'] }}{{ eos_token }}{% endgeneration %}"
+    "{% else %}{{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 """A chat template in the usual form; `chat=False` leaves a tokenizer without one."""
 

@@ -80,14 +80,16 @@ def assembled(
                 generation.pad_token_id = tokenizer.pad_token_id
             kept = True
     tokenizer.model_max_length = _max_length(value, module, tokenizer)
+    start = config.decoder_start_token_id if form.head == "generate" else None
     network = TransformersNetwork(
         module,
-        TextInputs(tokenizer, form.reading, tokenizer.model_max_length),
+        TextInputs(tokenizer, form.reading, tokenizer.model_max_length, start),
         tokenizer,
         form,
         num_outputs,
         source.origin,
         frozenset(fresh),
+        frozenset(_constants(module)),
         restored=restored,
     )
     _settle_pooling(network, value.pooling, source, kept=kept)
@@ -311,6 +313,20 @@ def _make_fresh(module: Any, names: list[str]) -> None:
             for parameter in part.parameters(recurse=False):
                 parameter._is_hf_initialized = False
             module._init_weights(part)
+
+
+def _decoder_start(module: Any, form: Form) -> int | None:
+    """Return the token that a decoder begins with, where the task says what it reads."""
+    return module.config.decoder_start_token_id if form.head == "generate" else None
+
+
+def _constants(module: nn.Module) -> list[str]:
+    """Return the names of the parameters that the library itself does not let learn."""
+    return [
+        name
+        for name, parameter in module.named_parameters()
+        if not parameter.requires_grad and parameter.is_floating_point()
+    ]
 
 
 def _max_length(value: Transformers, module: Any, tokenizer: Any) -> int:

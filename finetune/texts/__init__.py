@@ -1,0 +1,1 @@
+"""Texts as model inputs: how rows become token sequences, and how those become batches."""
