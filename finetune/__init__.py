@@ -25,13 +25,26 @@ if TYPE_CHECKING:
     from finetune.protocols import Splits
     from finetune.recipe import Recipe, Train
     from finetune.run import Run
-    from finetune.tasks import ImageClassification, ImageRegression, MultiLabelImageClassification
+    from finetune.tasks import (
+        ChatTuning,
+        ImageClassification,
+        ImageRegression,
+        LanguageModeling,
+        MultiLabelImageClassification,
+        MultiLabelTextClassification,
+        QuestionAnswering,
+        TextClassification,
+        TextRegression,
+        TextToText,
+        TokenClassification,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Augmentation",
     "BackboneError",
+    "ChatTuning",
     "DataError",
     "Digits",
     "FeatureExtraction",
@@ -42,17 +55,24 @@ __all__ = [
     "ImageFolder",
     "ImageRegression",
     "Interrupted",
+    "LanguageModeling",
     "LoRA",
     "MultiLabelImageClassification",
+    "MultiLabelTextClassification",
     "NormBias",
+    "QuestionAnswering",
     "Recipe",
     "RecipeError",
     "Run",
     "RunError",
     "Splits",
     "TableData",
+    "TextClassification",
     "TextFiles",
+    "TextRegression",
+    "TextToText",
     "Timm",
+    "TokenClassification",
     "TorchModel",
     "Train",
     "TrainingError",
@@ -81,7 +101,19 @@ _HOMES = {
     "protocols": ("Splits",),
     "recipe": ("Recipe", "Train"),
     "run": ("Run",),
-    "tasks": ("ImageClassification", "ImageRegression", "MultiLabelImageClassification"),
+    "tasks": (
+        "ChatTuning",
+        "ImageClassification",
+        "ImageRegression",
+        "LanguageModeling",
+        "MultiLabelImageClassification",
+        "MultiLabelTextClassification",
+        "QuestionAnswering",
+        "TextClassification",
+        "TextRegression",
+        "TextToText",
+        "TokenClassification",
+    ),
 }
 _HOME = {name: f"finetune.{home}" for home, held in _HOMES.items() for name in held}
 

@@ -74,7 +74,7 @@ def check_batch(recipe: Recipe, splits: Splits) -> None:
 def further_metrics(recipe: Recipe, splits: Splits, target: Target) -> list[Any]:
     """Return the recipe's further metrics; raise RecipeError for one that this task cannot use.
 
-    Each is tried on the validation targets and random outputs, not found wanting after training.
+    Each is tried on the validation truth and guesses at it, not found wanting after training.
     """
     if not recipe.metrics:
         return []
@@ -83,8 +83,7 @@ def further_metrics(recipe: Recipe, splits: Splits, target: Target) -> list[Any]
     found = metrics.resolve(recipe.metrics, recipe.trust_remote_code)
     truth = target.encode(splits.validation)
     random = torch.Generator().manual_seed(recipe.train.seed)
-    outputs = torch.randn(len(truth), target.num_outputs, generator=random)
-    guesses = target.predictions(outputs).numpy()
+    guesses = target.guesses(truth, random)
     for asked, metric in zip(recipe.metrics, found, strict=True):
         try:
             target.scores(guesses, truth, intervals=False, metrics=[metric])

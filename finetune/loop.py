@@ -341,7 +341,8 @@ def predict(
     batches = ahead(read, range(0, each, batch_size), depth=0 if device.type == "cpu" else 2)
     for batch in batches:
         with nullcontext() if full_precision else accelerator.autocast():
-            parts.append(target.infer(network, module, samples.finish(batch, device).inputs))
+            done = samples.finish(batch, device)
+            parts.append(target.infer(network, module, done.inputs, done.targets))
     whole = accelerator.pad_across_processes(together(parts), dim=1, pad_index=-1)
     gathered: Array = accelerator.gather(whole).cpu().numpy()
     in_order = gathered.reshape(processes, each, *gathered.shape[1:]).swapaxes(0, 1)

@@ -7,48 +7,27 @@ way to its interval.
     classes     probabilities (n, classes)    positions (n,)
     label_sets  probabilities (n, classes)    0/1 vectors (n, classes)
     numbers     numbers (n,)                  numbers (n,)
+
+Those of texts are in `finetune.text_metrics`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array, hstack
 from scipy.stats import pearsonr, rankdata, spearmanr
 from sklearn import metrics
 
+from finetune import text_metrics
 from finetune.intervals import Combine
+from finetune.metric_entry import Entry, Function, Kind, f1_of, mean_of
 from finetune.protocols import Array
-
-Kind: TypeAlias = Literal["classes", "label_sets", "numbers"]
-Function: TypeAlias = Callable[[Array, Array], Any]
 
 BINS = 15
 """Bins of the calibration error."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One metric: its value, and the way to its interval.
-
-    Without any it is the jackknife over groups, which needs nothing but the value.
-    """
-
-    value: Function
-    proportion: bool = False
-    """The value is a share of the n samples."""
-    rows: Function | None = None
-    """Per-sample rows (n, columns) whose means `combine` turns into the metric."""
-    combine: Combine = lambda means: means[0]
-    gradient: Function | None = None
-    """The derivative of the value by the weight of each sample, (n,)."""
-    reason: str = "it is not defined on these samples"
-    """Said where the value is not a number."""
-    asked: bool = False
-    """Computed only where it is asked for by name."""
 
 
 def decided(given: Array, true: Array) -> Array:
@@ -81,14 +60,17 @@ def confusion(given: Array, true: Array) -> Any:
     return hstack([csr_array(part) for part in (guess * true, guess, true)], format="csr")
 
 
-def f1_of(means: Array) -> Any:
-    """Return the F1 of each class from means of `confusion`; not a number for an absent class."""
-    hits, guessed, there = np.split(means, 3)
-    return 2 * hits / (guessed + there)
-
-
 def _micro_f1(means: Array) -> Any:
     return f1_of(np.stack([part.sum(0) for part in np.split(means, 3)]))[0]
+
+
+def _matthews(means: Array) -> Any:
+    """Return Gorodkin's coefficient (2004) from means of `confusion`."""
+    hits, guessed, there = np.split(means, 3)
+    both = hits.sum(0) - (guessed * there).sum(0)
+    spread = np.sqrt((1 - (guessed**2).sum(0)) * (1 - (there**2).sum(0)))
+    # As scikit-learn has it, 0 where all guesses or all references are equal.
+    return np.divide(both, spread, out=np.zeros_like(both), where=spread > 1e-12)
 
 
 def _mean_recall(means: Array) -> Any:
@@ -203,11 +185,6 @@ def _explained(means: Array) -> Any:
     return 1 - error / (yy - y * y)
 
 
-def _mean_of(rows: Function, combine: Combine = lambda means: means[0]) -> Entry:
-    """Return a metric that is a function of means over the samples by its definition."""
-    return Entry(lambda g, t: combine(rows(g, t).mean(0)[:, None])[0], rows=rows, combine=combine)
-
-
 _MISSING = "not every class has samples, and samples of others, here"
 _CONSTANT = "all predictions or all references are equal"
 _NO_LABEL = "no label is there, and none was predicted"
@@ -244,9 +221,11 @@ TABLE: dict[Kind, dict[str, Entry]] = {
             lambda given, true: metrics.log_loss(true, given, labels=np.arange(given.shape[1])),
             rows=_log_loss_rows,
         ),
-        "ece": _mean_of(_calibration_rows, lambda means: np.abs(means).sum(0)),
-        "brier": _mean_of(_brier_rows),
-        "matthews_correlation": Entry(_on_decisions(metrics.matthews_corrcoef), asked=True),
+        "ece": mean_of(_calibration_rows, lambda means: np.abs(means).sum(0)),
+        "brier": mean_of(_brier_rows),
+        "matthews_correlation": Entry(
+            _on_decisions(metrics.matthews_corrcoef), rows=confusion, combine=_matthews
+        ),
         "cohen_kappa": Entry(_on_decisions(metrics.cohen_kappa_score), asked=True),
     },
     "label_sets": {
@@ -297,4 +276,5 @@ TABLE: dict[Kind, dict[str, Entry]] = {
             lambda given, true: metrics.median_absolute_error(true, given), asked=True
         ),
     },
+    **text_metrics.TABLE,
 }

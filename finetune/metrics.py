@@ -18,9 +18,11 @@ from datasets import Features, List, Value  # the words in which evaluate declar
 
 from finetune.errors import RecipeError
 from finetune.intervals import grouped
-from finetune.metric_table import TABLE, Kind, decided
+from finetune.metric_entry import Kind
+from finetune.metric_table import TABLE, decided
 from finetune.protocols import Array
 from finetune.scoring import arrays, check_names, score
+from finetune.text_metrics import COUNTED
 
 PINNED = re.compile(r"[0-9a-f]{40}|v?[0-9]+(\.[0-9]+)*")
 """A full commit hash, or a tag that reads as a version: what does not move as a branch does."""
@@ -31,7 +33,8 @@ class Metric(evaluate.Metric):  # type: ignore[misc]  # evaluate carries no type
 
     `Metric("accuracy", "auroc").compute(predictions=..., references=...)` gives plain numbers, as
     metrics of `evaluate` do, from probabilities (n, classes) and positions (n,); without names it
-    computes all usual ones. With `intervals=True` each is `{"value", "low", "high", "n"}`. Raises
+    computes all usual ones. What other kinds take is told in `finetune.metric_table` and
+    `finetune.text_metrics`. With `intervals=True` each is `{"value", "low", "high", "n"}`. Raises
     RecipeError for a name that `kind` does not have.
     """
 
@@ -47,10 +50,15 @@ class Metric(evaluate.Metric):  # type: ignore[misc]  # evaluate carries no type
 
     def _info(self) -> evaluate.MetricInfo:
         probabilities, positions = List(Value("float64")), Value("int64")
+        text = Value("string")
         predictions, references = {
             "classes": (probabilities, positions),
             "label_sets": (probabilities, List(positions)),
             "numbers": (Value("float64"), Value("float64")),
+            "tags": (List(text), List(text)),
+            "spans": (text, List(text)),
+            "texts": (text, text),
+            "tokens": (Value("float64"), Value("float64")),
         }[self.kind]
         return evaluate.MetricInfo(
             description=f"{', '.join(self.only) or 'All usual metrics'} ({self.kind})",
@@ -136,13 +144,16 @@ def score_others(
 
     Single numbers get a jackknife interval over 20 groups.
     """
-    given, true = arrays(kind, predictions, references)
+    plain = kind in COUNTED  # lists of texts, which are no arrays
+    true = references if plain else arrays(kind, predictions, references)[1]
     result: dict[str, Any] = {}
     for metric in metrics:
-        inputs = _inputs(metric, kind, given, true)
+        inputs = {"predictions": predictions, "references": references}
+        if not plain:
+            inputs = _inputs(metric, kind, *arrays(kind, predictions, references))
 
         def compute(keep: Any, metric: Any = metric, inputs: Any = inputs) -> dict[str, Any]:
-            return dict(metric.compute(**{name: cells[keep] for name, cells in inputs.items()}))
+            return dict(metric.compute(**{n: _kept(cells, keep) for n, cells in inputs.items()}))
 
         for name, value in compute(slice(None)).items():
             value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
@@ -158,6 +169,13 @@ def score_others(
             taken = name in ours or name in result
             result[prefix + name if taken else name] = figure | {"n": len(true)}
     return result
+
+
+def _kept(cells: Any, keep: Any) -> Any:
+    """Return some rows of an array, or of a list."""
+    if isinstance(cells, np.ndarray):
+        return cells[keep]
+    return cells[keep] if isinstance(keep, slice) else [cells[row] for row in keep]
 
 
 def _inputs(metric: Any, kind: Kind, given: Array, true: Array) -> dict[str, Array]:

@@ -19,65 +19,81 @@ class Mistake:
     true: str
     predicted: str
     probability: float | None = None
-    """Of what was predicted; None where predictions are numbers."""
+    """Of what was predicted; None where there is none."""
+    note: str = ""
+    """Which part of the row it is about, or how far off it is."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What predictions show beside their scores, as far as there is such a thing."""
+
+    worst: Sequence[Mistake] = ()
+    """The samples most wrong first."""
+    confusion: Array | None = None
+    """How often each class (row) was taken for each class (column)."""
+    certainty: tuple[Array, Array] | None = None
+    """The probability of each answer, and whether it is right."""
+    certain_of: str = "the answers"
+    """What these answers are, in words."""
+    numbers: tuple[Array, Array] | None = None
+    """Predicted and true numbers, (rows,) each."""
 
 
 def confusion(predictions: Array, targets: Array) -> Array:
     """Return how often each class (row) was taken for each class (column), from probabilities."""
-    classes = predictions.shape[1]
-    pairs = targets.astype(np.int64) * classes + predictions.argmax(1)
+    return crossed(predictions.argmax(1), targets, predictions.shape[1])
+
+
+def crossed(guess: Array, true: Array, classes: int) -> Array:
+    """Return how often each class was true (row) where each was guessed (column), by position."""
+    pairs = true.astype(np.int64) * classes + guess
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
 def confused(
-    predictions: Array, targets: Array, classes: Sequence[str] | None, most: int = 10
+    confusion: Array | None, classes: Sequence[str] | None, most: int = 10
 ) -> list[dict[str, Any]]:
     """Return the pairs of classes most often mixed up, as `{"true", "predicted", "count", "of"}`.
 
-    `of` is how many samples the true class has. Empty unless each sample has exactly one class.
+    `of` is how many samples the true class has. Empty where there is no `confusion`.
     """
-    if classes is None or targets.ndim != 1:
+    if confusion is None or classes is None:
         return []
-    guess = predictions.argmax(1)
-    wrong = guess != targets
-    pairs, counts = np.unique(
-        np.stack([targets[wrong], guess[wrong]], axis=1), axis=0, return_counts=True
-    )
-    there = np.bincount(targets, minlength=len(classes))
-    order = np.argsort(-counts, kind="stable")[:most]
+    wrong = confusion - np.diag(np.diag(confusion))
+    true, predicted = np.nonzero(wrong)
+    order = np.argsort(-wrong[true, predicted], kind="stable")[:most]
     return [
         {
-            "true": classes[pairs[i][0]],
-            "predicted": classes[pairs[i][1]],
-            "count": int(counts[i]),
-            "of": int(there[pairs[i][0]]),
+            "true": classes[true[i]],
+            "predicted": classes[predicted[i]],
+            "count": int(wrong[true[i], predicted[i]]),
+            "of": int(confusion[true[i]].sum()),
         }
         for i in order
     ]
 
 
-def worst(
-    predictions: Array, targets: Array, classes: Sequence[str] | None, most: int = 24
-) -> list[Mistake]:
-    """Return the samples most wrong first: by the probability given to the wrong answer.
+def of_numbers(given: Array, true: Array, most: int = 24) -> list[Mistake]:
+    """Return the rows of largest absolute error first, from numbers (rows,)."""
+    rows = np.argsort(-np.abs(given - true), kind="stable")[:most]
+    return [Mistake(int(row), f"{true[row]:.4g}", f"{given[row]:.4g}") for row in rows]
 
-    Numbers go by their absolute error.
-    """
-    if classes is None:
-        errors = np.abs(predictions[:, 0] - targets.reshape(len(targets), -1)[:, 0])
-        rows = np.argsort(-errors, kind="stable")[:most]
-        return [
-            Mistake(int(r), f"{targets.reshape(-1)[r]:.4g}", f"{predictions[r, 0]:.4g}")
-            for r in rows
-        ]
-    if targets.ndim == 1:
-        guess, chance = predictions.argmax(1), predictions.max(1)
-        wrong = np.flatnonzero(guess != targets)
-        rows = wrong[np.argsort(-chance[wrong], kind="stable")][:most]
-        return [
-            Mistake(int(r), classes[targets[r]], classes[guess[r]], float(chance[r])) for r in rows
-        ]
-    # Of each sample, the label that was most wrongly given or left out.
+
+def of_classes(
+    predictions: Array, targets: Array, classes: Sequence[str], most: int = 24
+) -> list[Mistake]:
+    """Return the wrong rows by the probability that was given to the wrong answer."""
+    guess, chance = predictions.argmax(1), predictions.max(1)
+    wrong = np.flatnonzero(guess != targets)
+    rows = wrong[np.argsort(-chance[wrong], kind="stable")][:most]
+    return [Mistake(int(r), classes[targets[r]], classes[guess[r]], float(chance[r])) for r in rows]
+
+
+def of_label_sets(
+    predictions: Array, targets: Array, classes: Sequence[str], most: int = 24
+) -> list[Mistake]:
+    """Return of each wrong row the label that was most wrongly given or left out."""
     errors = np.abs(predictions - targets)
     label, size = errors.argmax(1), errors.max(1)
     wrong = np.flatnonzero(((predictions >= 0.5) != (targets > 0.5)).any(1))

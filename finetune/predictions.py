@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -97,7 +97,7 @@ def answers(run: Run, rows: Stream, top_k: int = 5, *, most: int | None = None) 
             if len(source):
                 used = [row.cells for place, row in enumerate(batch) if place not in reasons]
                 predictions = _predict(network, module, target, source, size, device)
-                told = iter(_told(run, target, predictions, used, top_k))
+                told = iter(target.answers(predictions, used, top_k))
             for place, row in enumerate(batch):
                 if place in reasons:
                     yield {"input": row.name, "error": reasons[place]}
@@ -111,28 +111,19 @@ def _predict(
     network: Network, module: Any, target: Target, source: Source, size: int, device: torch.device
 ) -> Any:
     parts = []
+    labels = target.labels(None, source)  # of texts that are their own truth
     for start in range(0, len(source), size):
-        raw = source.read(np.arange(start, min(start + size, len(source))), 0)
+        indices = np.arange(start, min(start + size, len(source)))
+        raw = source.read(indices, 0)
         moved = {name: value.to(device, non_blocking=True) for name, value in raw.items()}
-        parts.append(target.infer(network, module, source.finish(moved)))
+        known = {} if labels is None else {"label": torch.from_numpy(labels[indices]).to(device)}
+        parts.append(target.infer(network, module, source.finish(moved), known))
     return target.decode(together(parts).cpu().numpy(), source)
-
-
-def _told(
-    run: Run, target: Target, predictions: Any, rows: Sequence[Any], top_k: int
-) -> list[Answer]:
-    told = run.recipe.task.answers(target, predictions, rows, top_k)
-    for place in np.flatnonzero(~np.isfinite(predictions).all(1)):
-        told[place] = {"error": "the model's output is not finite"}
-    return told
 
 
 def columns(run: Run, top_k: int) -> Answer:
     """Return an answer that has every key, none of it empty: what a table file looks like."""
-    target = run.target()
-    every = np.ones((1, target.num_outputs), np.float32)
-    [example] = run.recipe.task.answers(target, every, [{}], max(top_k, 1))
-    return {"input": "", **example, "error": ""}
+    return {"input": "", **run.target().example(max(top_k, 1)), "error": ""}
 
 
 def write(run: Run, rows: Stream, output: str | Path, top_k: int = 5) -> tuple[int, int]:
@@ -172,8 +163,17 @@ def show(run: Run, rows: Stream, top_k: int = 5) -> None:
 
 def _cell(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(f"{item['label']} {item['probability']:.3f}" for item in value) or "none"
+        return ", ".join(map(_item, value)) or "none"
+    if value is None:
+        return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _item(item: Mapping[str, Any]) -> str:
+    """Return what an answer among several says, and how sure it is: `cat 0.913`."""
+    said = [value for value in item.values() if isinstance(value, str)]
+    chances = [f"{value:.3f}" for value in item.values() if isinstance(value, float)]
+    return " ".join([*said, *chances])
 
 
 def count_of(text: str | int, key: str = "top_k") -> int:

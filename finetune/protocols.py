@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
+from finetune.telling import Telling
+
 if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
@@ -229,7 +231,7 @@ class Network(Protocol):
         ...
 
 
-class Target(Protocol):
+class Target(Telling, Protocol):
     """What one run predicts, bound to its data."""
 
     @property
@@ -268,7 +270,8 @@ class Target(Protocol):
     def labels(self, truth: Any, source: Source) -> Any:
         """Return what the loss needs of each sample, first axis the samples.
 
-        It is the truth itself where each row is one sample.
+        It is the truth itself where each row is one sample. Where that is None, as in rows to
+        predict on, it is None too, unless the source itself holds what is predicted.
         """
         ...
 
@@ -280,12 +283,17 @@ class Target(Protocol):
         """Return what each sample counts, (batch,): an update divides by their global sum."""
         ...
 
-    def predictions(self, outputs: Any) -> Tensor:
-        """Return probabilities (batch, classes), or values (batch, outputs) for regression."""
-        ...
+    def infer(
+        self,
+        network: Network,
+        module: nn.Module,
+        inputs: dict[str, Tensor],
+        targets: dict[str, Tensor],
+    ) -> Tensor:
+        """Return what is kept of each sample, (batch, ...); of any width in the second axis.
 
-    def infer(self, network: Network, module: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-        """Return what is kept of each sample, (batch, ...); of any width in the second axis."""
+        `targets` is empty where the truth is not known.
+        """
         ...
 
     def decode(self, kept: Array, source: Source) -> Any:
@@ -392,10 +400,4 @@ class Task(Protocol):
 
     def recall(self, saved: Mapping[str, Any]) -> Target:
         """Return the target of a finished run from what its result says of it."""
-        ...
-
-    def answers(
-        self, target: Target, predictions: Any, rows: Sequence[Mapping[str, Any]], top_k: int
-    ) -> list[dict[str, Any]]:
-        """Return what is told of each row, in the task's natural form: plain values by name."""
         ...

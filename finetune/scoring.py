@@ -23,11 +23,16 @@ from finetune.intervals import (
     percentiles,
     wilson,
 )
-from finetune.metric_table import TABLE, Entry, Kind, confusion, f1_of
+from finetune.metric_entry import Entry, Kind, f1_of
+from finetune.metric_table import TABLE, confusion
 from finetune.protocols import Array
+from finetune.text_metrics import COUNTED, tag_counts
 
 _CHEAP = 2_000_000
 """Predicted numbers up to which a ranking metric costs little enough for every epoch."""
+
+_RATED = {"classes": confusion, "label_sets": confusion, "tags": tag_counts}
+"""How often each class is hit, guessed and there in each row, for kinds that have classes."""
 
 
 def score(
@@ -46,15 +51,16 @@ def score(
     is `{"value", "n"}` and the table of classes is left out. Raises DataError for no samples,
     TrainingError for predictions that are not finite, RecipeError for an unknown name.
     """
-    given, true = arrays(kind, predictions, references)
+    given, true = arrays(kind, predictions, references, classes)
     entries = _select(kind, given, also, only, every_epoch=not intervals)
-    table = classes if intervals and not only and kind != "numbers" else ()
+    table = classes if intervals and not only else ()
+    counts = _RATED[kind](given, true) if table else None
     bounds: dict[str, Interval] = {}
     per_class: dict[str, Any] = {}
     with _quiet():
         values = {name: float(entry.value(given, true)) for name, entry in entries.items()}
         if intervals:
-            bounds, per_class = _bounds(entries, values, given, true, table)
+            bounds, per_class = _bounds(entries, values, given, true, table, counts)
     result: dict[str, Any] = {}
     for name, value in values.items():
         known = math.isfinite(value)
@@ -107,21 +113,36 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def arrays(kind: Kind, predictions: Any, references: Any) -> tuple[Array, Array]:
-    """Return both in the types and shapes of their kind; raise what `score` raises."""
+def arrays(
+    kind: Kind, predictions: Any, references: Any, classes: Sequence[str] = ()
+) -> tuple[Array, Array]:
+    """Return both in the types and shapes of their kind; raise what `score` raises.
+
+    Of texts it is what `finetune.text_metrics` counts in each row, and nothing more to compare.
+    """
+    if kind in COUNTED:
+        if not len(references):
+            raise DataError("There are no samples to score.")
+        counted = COUNTED[kind](predictions, references, classes)
+        check_finite(np.isfinite(counted))
+        return counted, np.zeros(len(counted))
     given = np.asarray(predictions, dtype=np.float64)
     true = np.asarray(references, dtype=np.float64 if kind == "numbers" else np.int64)
     if kind == "numbers":
         given, true = given.reshape(len(given), -1)[:, 0], true.reshape(len(true), -1)[:, 0]
     if not len(true):
         raise DataError("There are no samples to score.")
-    bad = int((~np.isfinite(given)).reshape(len(given), -1).any(1).sum())
-    if bad:
+    check_finite(np.isfinite(given))
+    return given, true
+
+
+def check_finite(finite: Array) -> None:
+    """Raise TrainingError unless rows are finite in all that they hold, (rows, ...)."""
+    if bad := int((~finite).reshape(len(finite), -1).any(1).sum()):
         raise TrainingError(
-            f"{bad} of {len(given)} predictions are not finite numbers: the weights or the inputs "
+            f"{bad} of {len(finite)} predictions are not finite numbers: the weights or the inputs "
             "are broken. Try a smaller train.lr, or train.precision=no."
         )
-    return given, true
 
 
 def check_names(names: Iterable[str], allowed: Iterable[str]) -> None:
@@ -156,6 +177,7 @@ def _bounds(
     given: Array,
     true: Array,
     classes: Sequence[str],
+    counts: Any,
 ) -> tuple[dict[str, Interval], dict[str, Any]]:
     """Return the interval of each metric that has a value, and the table of classes."""
     bounds: dict[str, Interval] = {}
@@ -176,7 +198,6 @@ def _bounds(
                 value,
                 len(true),
             )
-    counts = confusion(given, true) if classes else None
     replicates = bootstrap([*resampled.values(), *([(counts, f1_of)] if classes else [])])
     for name, replicate in zip(resampled, replicates, strict=False):
         bounds[name] = percentiles(values[name], replicate)

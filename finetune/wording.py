@@ -25,10 +25,25 @@ NAMES = {
     "r2": "R²",
     "pearson": "Pearson correlation",
     "spearman": "Spearman correlation",
+    "matthews_correlation": "Matthews correlation",
+    "f1": "F1",
+    "answerable_exact_match": "Exact match, with an answer",
+    "answerable_f1": "F1, with an answer",
+    "unanswerable_accuracy": "No answer, rightly",
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
 }
 BASELINES = {
     "majority": "always the most frequent answer",
     "mean": "always the training mean",
+    "beginning": "always the beginning of the context",
+    "no answer": "always that there is none",
+    "constant": "always the same text",
+    "copy": "the source as it is",
+    "unigram": "tokens by how frequent each is",
 }
 """What the baselines are, in words."""
 
@@ -55,6 +70,20 @@ def label(name: object, longest: int = 80) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
+def excerpt(cell: object, longest: int = 500) -> str:
+    """Return the text of a cell in short: words side by side, turns of a chat below each other.
+
+    It may hold anything; who shows it escapes it.
+    """
+    if isinstance(cell, (list, tuple)):
+        turns = [turn for turn in cell if isinstance(turn, Mapping)]
+        lines = [f"{turn.get('role')}: {turn.get('content')}" for turn in turns]
+        text = "\n".join(lines) if lines else " ".join(map(str, cell))
+    else:
+        text = str(cell)
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
 def method(kind: str) -> str:
     """Return a method's kind in words."""
     return METHODS.get(kind, kind)
@@ -67,7 +96,7 @@ def baseline(name: str) -> str:
 
 def is_percent(name: str) -> bool:
     """Return whether a metric is written in percent."""
-    return name.endswith("accuracy")
+    return name.endswith(("accuracy", "exact_match"))
 
 
 def value(name: str, number: Any) -> str:

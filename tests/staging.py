@@ -132,8 +132,10 @@ def result(job: Job, predictions: Any, **changes: Any) -> dict[str, Any]:
         "looks_at_test": [
             {"time": "2026-01-02T03:04:05+00:00", "precision": "fp32", "batch_size": 64, "n": 60}
         ],
-        "baselines": baselines.majority(job, predictions),
-        "confused": mistakes.confused(predictions, targets, job.target.classes),
+        "baselines": baselines.scores(job, predictions),
+        "confused": mistakes.confused(
+            job.target.evidence(predictions, targets).confusion, job.target.classes
+        ),
         "training": {
             "epochs": 3,
             "updates": 18,

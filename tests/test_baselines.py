@@ -13,6 +13,12 @@ from finetune import baselines, mistakes, wording
 from finetune.targets import Classes, Numbers
 
 
+def constant(job):
+    """Return the one baseline of a job."""
+    [given] = job.target.baselines(job.samples, job.splits.test).values()
+    return given
+
+
 def uneven(n=90):
     """Return a job whose classes 0, 1 and 2 have a half, a third and a sixth of the rows."""
     targets = {s: np.array([0, 0, 0, 1, 1, 2] * (n // 6)) for s in ("train", "validation", "test")}
@@ -21,10 +27,10 @@ def uneven(n=90):
 
 def test_classes_are_answered_by_their_frequencies():
     job = uneven()
-    given, targets = baselines.constant(job), job.samples["test"].truth
+    given, targets = constant(job), job.samples["test"].truth
     dummy = DummyClassifier(strategy="prior").fit(np.zeros((90, 1)), job.samples["train"].truth)
     np.testing.assert_allclose(given, dummy.predict_proba(np.zeros((90, 1))), atol=1e-6)
-    scores = baselines.majority(job)["majority"]
+    scores = baselines.scores(job)["majority"]
     assert scores["accuracy"]["value"] == 0.5
     assert scores["accuracy"]["low"] < 0.5 < scores["accuracy"]["high"]
     assert scores["log_loss"]["value"] == pytest.approx(log_loss(targets, given), rel=1e-5)
@@ -33,7 +39,7 @@ def test_classes_are_answered_by_their_frequencies():
 
 def test_numbers_are_answered_by_the_training_mean():
     job, predictions = staging.numbers()
-    scores = baselines.majority(job, predictions)["mean"]
+    scores = baselines.scores(job, predictions)["mean"]
     train, test = (job.samples[split].truth for split in ("train", "test"))
     dummy = DummyRegressor().fit(train, train)
     rmse = np.sqrt(np.mean((dummy.predict(test).reshape(-1, 1) - test) ** 2))
@@ -45,7 +51,7 @@ def test_numbers_are_answered_by_the_training_mean():
 def test_label_sets_are_answered_by_their_frequencies():
     job, predictions = staging.label_sets()
     targets = job.samples["test"].truth
-    scores = baselines.majority(job, predictions)["majority"]
+    scores = baselines.scores(job, predictions)["majority"]
     value = average_precision_score(targets, predictions) - targets.mean()
     assert scores["difference"]["value"] == pytest.approx(value, rel=1e-6)
     assert 0 < scores["difference"]["low"] < value < scores["difference"]["high"]
@@ -77,7 +83,7 @@ def test_any_metric_that_chooses_can_be_paired(name):
     job, predictions = staging.classes()
     target = Classes(job.target.classes, metric=name)
     targets = job.samples["test"].truth
-    gap = target.difference(predictions, baselines.constant(job), targets)
+    gap = target.difference(predictions, constant(job), targets)
     assert gap["low"] < gap["value"] < gap["high"]
     same = target.difference(predictions, predictions, targets)
     assert same["value"] == same["low"] == same["high"] == 0
@@ -112,7 +118,7 @@ def test_confusion_is_scikit_learns():
     targets = job.samples["test"].truth
     counts = mistakes.confusion(predictions, targets)
     np.testing.assert_array_equal(counts, confusion_matrix(targets, predictions.argmax(1)))
-    pairs = mistakes.confused(predictions, targets, job.target.classes, most=2)
+    pairs = mistakes.confused(counts, job.target.classes, most=2)
     off = counts - np.diag(np.diag(counts))
     assert [pair["count"] for pair in pairs] == sorted(off.ravel().tolist())[:-3:-1]
     row, column = (job.target.classes.index(pairs[0][key]) for key in ("true", "predicted"))
@@ -121,7 +127,7 @@ def test_confusion_is_scikit_learns():
 
 def test_worst_mistakes_are_the_surest_wrong_answers():
     predictions = np.array([[0.9, 0.1], [0.4, 0.6], [0.05, 0.95], [0.8, 0.2]])
-    found = mistakes.worst(predictions, np.array([0, 0, 0, 1]), ("a", "b"))
+    found = mistakes.of_classes(predictions, np.array([0, 0, 0, 1]), ("a", "b"))
     assert [(m.row, m.true, m.predicted, m.probability) for m in found] == [
         (2, "a", "b", 0.95),
         (3, "b", "a", 0.8),
@@ -132,16 +138,16 @@ def test_worst_mistakes_are_the_surest_wrong_answers():
 def test_worst_mistakes_among_label_sets_name_the_label():
     predictions = np.array([[0.9, 0.1], [0.2, 0.7], [0.6, 0.4]])
     targets = np.array([[1, 1], [0, 0], [1, 0]], np.float32)
-    found = mistakes.worst(predictions, targets, ("a", "b"))
+    found = mistakes.of_label_sets(predictions, targets, ("a", "b"))
     assert [(m.row, m.true, m.predicted, round(m.probability, 6)) for m in found] == [
         (0, "has b", "no b", 0.9),
         (1, "no b", "has b", 0.7),
     ]
-    assert mistakes.confused(predictions, targets, ("a", "b")) == []
+    assert mistakes.confused(None, ("a", "b")) == []
 
 
 def test_largest_errors_of_numbers_come_first():
-    found = mistakes.worst(np.array([[1.0], [5.0], [2.0]]), np.array([[1.5], [2.0], [0.0]]), None)
+    found = mistakes.of_numbers(np.array([1.0, 5.0, 2.0]), np.array([1.5, 2.0, 0.0]))
     assert [(m.row, m.true, m.predicted) for m in found] == [
         (1, "2", "5"),
         (2, "0", "2"),

@@ -32,6 +32,9 @@ DOORS = {
     "jinja2": ("finetune.report",),
     "matplotlib": ("finetune.report",),
     "torchvision": ("finetune.images",),
+    "seqeval": ("finetune.entities",),
+    "sacrebleu": ("finetune.text_metrics",),
+    "rouge_score": ("finetune.text_metrics",),
     "yaml": ("finetune.plain_yaml", "finetune.data.card"),
     "pickle": (),
 }

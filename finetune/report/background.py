@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from finetune import wording
 from finetune.protocols import SPLITS
@@ -36,31 +34,26 @@ def data(job: Job, result: Mapping[str, Any]) -> Section:
     table = [["rows", *(f"{rows[split]:,}" for split in SPLITS)]]
     if any(skipped.values()):
         table.append(["left out: unreadable", *(f"{skipped.get(s, 0):,}" for s in SPLITS)])
-    if job.target.classes is None:
-        values = {s: np.asarray(job.samples[s].truth, np.float64) for s in SPLITS}
-        for name, function in (("least", np.min), ("mean", np.mean), ("largest", np.max)):
-            table.append([name, *(f"{float(function(values[s])):.4g}" for s in SPLITS)])
+    told = {split: job.target.describe(job.samples[split].truth) for split in SPLITS}
+    table += [[name, *(told[split][name] for split in SPLITS)] for name in told["train"]]
     blocks.append(Table(["", *SPLITS], table, wide=False))
-    if job.target.classes is not None:
-        blocks.append(_classes(job))
+    counts: dict[str, Any] = {s: job.target.tally(job.samples[s].truth) for s in SPLITS}
+    if job.target.classes is not None and counts["train"] is not None:
+        blocks.append(_classes(job.target.classes, counts))
     if result.get("notes"):
         blocks.append(Sentences(result["notes"]))
     return Section("Data", blocks)
 
 
-def _classes(job: Job) -> Table:
-    classes = job.target.classes or ()
-    counts = {}
-    for split in SPLITS:
-        targets = job.samples[split].truth
-        many = targets.ndim > 1
-        counts[split] = targets.sum(0) if many else np.bincount(targets, minlength=len(classes))
+def _classes(classes: Sequence[str], counts: Mapping[str, Any]) -> Table:
     rows = [
         [wording.label(name), *(f"{int(counts[split][i]):,}" for split in SPLITS)]
         for i, name in enumerate(classes[:MOST])
     ]
     more = f", the first {MOST:,} of them" if len(classes) > MOST else ""
-    return Table(["class", *SPLITS], rows, fold=f"Rows of each of {len(classes):,} classes{more}")
+    return Table(
+        ["class", *SPLITS], rows, fold=f"How many of each of {len(classes):,} classes{more}"
+    )
 
 
 def run(path: Path, result: Mapping[str, Any]) -> list[Section]:

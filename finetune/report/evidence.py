@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetune import mistakes, wording
+from finetune.data.columns import TRUTH
 from finetune.protocols import Array
 from finetune.protocols import Table as Rows
 from finetune.report import plots
@@ -17,7 +18,7 @@ from finetune.report.pictures import thumbnail
 
 if TYPE_CHECKING:
     from finetune.job import Job
-    from finetune.mistakes import Mistake
+    from finetune.mistakes import Evidence, Mistake
 
 MATRIX = 30
 """Classes up to which the whole confusion matrix is drawn."""
@@ -27,29 +28,29 @@ SHOWN = 24
 """Mistakes shown."""
 
 
-def sections(job: Job, result: Mapping[str, Any], predictions: Array) -> list[Section]:
+def sections(job: Job, result: Mapping[str, Any], predictions: Any) -> list[Section]:
     """Return what the predictions on the test split show; those without content stay empty."""
-    classes, targets = job.target.classes, job.samples["test"].truth
-    worst = mistakes.worst(predictions, targets, classes, SHOWN)
+    target = job.target
+    shown = target.evidence(predictions, job.samples["test"].truth, SHOWN)
+    sure = any(mistake.probability is not None for mistake in shown.worst)
+    columns = [name for name in job.recipe.task.columns if name not in TRUTH]
     gallery = Section(
-        "Largest errors" if classes is None else "Worst mistakes",
-        [Gallery(_samples(worst, job.splits.test))] if worst else [],
-        "Test samples furthest from the truth."
-        if classes is None
-        else "Wrong answers of the test split, the surest first. Look for wrong labels, too.",
+        "Worst mistakes" if sure else "Largest errors",
+        [Gallery(_samples(shown.worst, job.splits.test, columns))] if shown.worst else [],
+        "Wrong answers of the test split, the surest first. Look for wrong labels, too."
+        if sure
+        else "Test samples furthest from the truth.",
     )
-    if classes is None:
-        return [_numbers(predictions, targets), gallery]
     return [
-        _per_class(result, targets.ndim == 1),
-        _confusion(predictions, targets, classes),
-        _calibration(result, predictions, targets),
+        _numbers(*shown.numbers) if shown.numbers else Section("Errors", []),
+        _per_class(result, *target.each),
+        _confusion(shown.confusion, target.classes or ()),
+        _calibration(result, shown),
         gallery,
     ]
 
 
-def _numbers(predictions: Array, targets: Array) -> Section:
-    given, true = predictions[:, 0], targets.reshape(len(targets), -1)[:, 0]
+def _numbers(given: Array, true: Array) -> Section:
     agreement = "Predicted against true values; on the dashed line both are equal."
     spread = "How far predictions are off, and to which side."
     return Section(
@@ -61,22 +62,22 @@ def _numbers(predictions: Array, targets: Array) -> Section:
     )
 
 
-def _per_class(result: Mapping[str, Any], exclusive: bool) -> Section:
-    """Return bars for each class, and the table behind them folded away."""
+def _per_class(result: Mapping[str, Any], one: str, many: str) -> Section:
+    """Return bars for each class, or what else has figures, and the table folded away."""
     table: Mapping[str, Any] = result["test"].get("per_class", {})
     if not table:
-        return Section("Classes", [])
+        return Section(many.capitalize(), [])
     known = {name: row for name, row in table.items() if row["f1"]["value"] is not None}
     shown = known
-    lead = "How well each class does, with 95 % intervals; the dashed line is the mean."
+    lead = f"How well each {one} does, with 95 % intervals; the dashed line is the mean."
     if len(known) > BARS:
         order = sorted(known, key=lambda name: float(known[name]["f1"]["value"]))
         shown = {name: known[name] for name in order[:BARS]}
-        lead = f"The {BARS} classes of lowest F1 of {len(table)}; all are in the table."
+        lead = f"The {BARS} {many} of lowest F1 of {len(table)}; all are in the table."
     blocks: list[Block] = []
     explained = {
-        "recall": "Recall: of the samples of a class, the share that is found.",
-        "precision": "Precision: of the answers that name a class, the share that is right.",
+        "recall": f"Recall: of what there is of each {one}, the share that is found.",
+        "precision": f"Precision: of the answers that name the {one}, the share that is right.",
     }
     for key, text in explained.items():
         figures = {name: row[key] for name, row in shown.items()}
@@ -91,10 +92,9 @@ def _per_class(result: Mapping[str, Any], exclusive: bool) -> Section:
         ]
         for name, row in table.items()
     ]
-    what = "all classes" if exclusive else "all labels"
-    head = ["class" if exclusive else "label", "recall", "precision", "F1", "n"]
-    blocks.append(Table(head, rows, fold=f"Table of {what}"))
-    return Section("Classes" if exclusive else "Labels", blocks, lead)
+    head = [one, "recall", "precision", "F1", "n"]
+    blocks.append(Table(head, rows, fold=f"Table of all {many}"))
+    return Section(many.capitalize(), blocks, lead)
 
 
 def _cell(figure: Mapping[str, Any]) -> Cell:
@@ -104,16 +104,16 @@ def _cell(figure: Mapping[str, Any]) -> Cell:
     return f"{value:.3f}" if low is None else (f"{value:.3f}", f"({low:.2f} to {high:.2f})")
 
 
-def _confusion(predictions: Array, targets: Array, classes: Sequence[str]) -> Section:
+def _confusion(counts: Array | None, classes: Sequence[str]) -> Section:
     """Return the matrix, where the classes are few enough, and the pairs most often mixed up."""
     blocks: list[Block] = []
-    if targets.ndim != 1:
+    if counts is None:
         return Section("Confusion", blocks)
     if len(classes) <= MATRIX:
         text = "True classes in rows, answers in columns; shaded by the share of the row."
-        drawn = plots.confusion(mistakes.confusion(predictions, targets), classes)
+        drawn = plots.confusion(counts, classes)
         blocks.append(Figure(drawn, text, f"Confusion matrix. {text}", wide=len(classes) > 12))
-    pairs = mistakes.confused(predictions, targets, classes)
+    pairs = mistakes.confused(counts, classes)
     rows = [
         [
             f"{wording.label(pair['true'], 40)} → {wording.label(pair['predicted'], 40)}",
@@ -128,43 +128,43 @@ def _confusion(predictions: Array, targets: Array, classes: Sequence[str]) -> Se
     return Section("Confusion", blocks)
 
 
-def _calibration(result: Mapping[str, Any], predictions: Array, targets: Array) -> Section:
+def _calibration(result: Mapping[str, Any], shown: Evidence) -> Section:
     """Return the reliability of the probabilities."""
-    if targets.ndim == 1:
-        confidence, right = predictions.max(1), predictions.argmax(1) == targets
-        what = "the answers"
-    else:
-        confidence, right = predictions.ravel(), targets.ravel() > 0.5
-        what = "all labels"
+    lead = "Whether a probability means what it says."
+    if shown.certainty is None:
+        return Section("Calibration", [])
+    what = shown.certain_of
     text = f"Of {what} given with a probability, the share that is right; ideal is the dashed line."
     rows = [
         [wording.metric(name), wording.value(name, result["test"][name]["value"])]
         for name in ("ece", "brier", "log_loss")
         if name in result["test"]
     ]
-    blocks: list[Block] = [Figure(plots.reliability(confidence, right), text, text)]
+    blocks: list[Block] = [Figure(plots.reliability(*shown.certainty), text, text)]
     if rows:
         blocks.append(Table(["", "test"], rows, "Lower is better for each", wide=False))
-    return Section("Calibration", blocks, "Whether a probability means what it says.")
+    return Section("Calibration", blocks, lead)
 
 
-def _samples(worst: Sequence[Mistake], table: Rows) -> list[Sample]:
+def _samples(worst: Sequence[Mistake], table: Rows, columns: Sequence[str]) -> list[Sample]:
     """Return the mistakes with what the model saw of them."""
-    columns = table.column_names
     samples = []
     for mistake in worst:
         row = table[mistake.row]
-        picture, small = thumbnail(row["image"]) if "image" in columns else ("", False)
-        path = row["image"].get("path") if "image" in columns and row["image"] else None
+        cells = {name: row[name] for name in columns if name in row}
+        image = cells.pop("image", None)
+        picture, small = thumbnail(image) if image else ("", False)
+        path = image.get("path") if image else None
         chance = "" if mistake.probability is None else f"{100 * mistake.probability:.0f} % sure"
+        name = PurePath(path).name if path else f"test row {mistake.row}"
         samples.append(
             Sample(
-                said=wording.label(mistake.predicted, 60),
-                true=wording.label(mistake.true, 60),
-                chance=chance,
+                said=wording.label(mistake.predicted, 160) if mistake.predicted else "",
+                true=wording.label(mistake.true, 160) if mistake.true else "",
+                chance=", ".join(part for part in (chance, mistake.note) if part),
                 picture=picture,
-                text=str(row["text"])[:500] if "text" in columns else "",
-                name=wording.label(PurePath(path).name if path else f"test row {mistake.row}", 60),
+                text="\n".join(wording.excerpt(cell) for cell in cells.values()),
+                name=wording.label(name, 60),
                 small=small,
             )
         )
