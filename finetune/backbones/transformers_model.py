@@ -321,11 +321,12 @@ def _decoder_start(module: Any, form: Form) -> int | None:
 
 
 def _constants(module: nn.Module) -> list[str]:
-    """Return the names of the parameters that the library itself does not let learn."""
+    """Return the names of the parameters that never learn: sines of positions."""
     return [
-        name
-        for name, parameter in module.named_parameters()
-        if not parameter.requires_grad and parameter.is_floating_point()
+        f"{name}.{inner}"
+        for name, part in module.named_modules()
+        if "Sinusoidal" in type(part).__name__
+        for inner, _ in part.named_parameters(recurse=False)
     ]
 
 

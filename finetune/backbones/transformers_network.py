@@ -51,6 +51,8 @@ class TransformersNetwork:
     """For the model card: "name", and "id" and "revision" on the hub."""
     fresh: frozenset[str] = frozenset()
     """Names of parameters that no weights were loaded for."""
+    fixed: frozenset[str] = frozenset()
+    """Names of parameters that are constants."""
     pooling: str = "native"
     """What a linear head reads: what the native head does, or the "mean", by one more layer."""
     embedding: str = "mean"
@@ -90,11 +92,13 @@ class TransformersNetwork:
     def layers(self) -> list[list[str]]:
         """Return the parameter names from the embeddings to the head, the head last.
 
-        Raises BackboneError where the head cannot read what `backbone.pooling` asks for.
+        Those that the family never learns, such as sines of positions, are not among them. Raises BackboneError where the head cannot read what `backbone.pooling` asks for.
         """
         if self.refusal is not None:
             raise BackboneError(self.refusal)
-        return structure.layers(self.module, self._head_parameters())
+        layers = structure.layers(self.module, self._head_parameters())
+        learned = ([name for name in layer if name not in self.fixed] for layer in layers)
+        return [layer for layer in learned if layer]
 
     def _head_parameters(self) -> list[str]:
         head = structure.head_parameters(self.module, self.fresh)

@@ -117,15 +117,18 @@ class LoRA(MethodNoun):
             )
         return merged
 
-    def _pattern(self, network: Network) -> tuple[str, str]:
-        """Return expressions over module names: which to adapt, and which of these not to.
+    def _pattern(self, network: Network) -> tuple[str, str | None]:
+        """Return expressions over module names: which to adapt, and which of these not to, if any.
 
         Raises RecipeError if none is left.
         """
         pattern = network.lora_targets() if self.targets is None else self.targets
-        # An expression that matches nothing, where there is no head to leave out.
-        heads = "|".join(rf"{re.escape(name)}(\..*)?" for name in network.head_block()) or "(?!)"
-        modules = [(n, m) for n, m in network.module.named_modules() if not re.fullmatch(heads, n)]
+        heads = [rf"{re.escape(name)}(\..*)?" for name in network.head_block()]
+        modules = [
+            (name, module)
+            for name, module in network.module.named_modules()
+            if not any(re.fullmatch(head, name) for head in heads)
+        ]
         allowed = [name for name, module in modules if adaptable(module)]
         try:
             matched = [name for name, _ in modules if re.fullmatch(pattern, name)]
@@ -135,7 +138,7 @@ class LoRA(MethodNoun):
             ) from None
         if set(matched) & set(allowed):
             unfit = [re.escape(name) for name in matched if name not in allowed]
-            return pattern, "|".join([heads, *unfit])
+            return pattern, "|".join([*heads, *unfit]) or None
         some = allowed if len(allowed) <= 8 else [*allowed[:4], "...", *allowed[-4:]]
         raise RecipeError(
             f"method.targets={pattern!r} matches no module of this backbone that LoRA can adapt."
