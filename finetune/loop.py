@@ -53,6 +53,7 @@ class Fit:
             )
         optimizer = optim.build(self.module, self.train, job.method.lr_scales(job.network))
         self.model, self.optimizer = accelerator.prepare(self.module, optimizer)
+        self.learning = [p for p in self.module.parameters() if p.requires_grad]
         self.state = State(self.module, optimizer, average, accelerator)
         self.starts = job.method.start_epochs(job.network)
         self.per_epoch = math.ceil(len(self.samples) / self.train.batch_size)
@@ -184,7 +185,7 @@ class Fit:
             if self.starts.get(name, 0.0) > reached:
                 parameter.grad = None
         if self.train.clip_norm:
-            self.accelerator.clip_grad_norm_(self.module.parameters(), self.train.clip_norm)
+            self.accelerator.clip_grad_norm_(self.learning, self.train.clip_norm)
         optim.set_lr(self.optimizer, self.lr(self.done))
         self.optimizer.step()
         self.optimizer.zero_grad()
