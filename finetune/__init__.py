@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from finetune.api import evaluate, features, finetune, predict
     from finetune.backbones import Timm, TorchModel
-    from finetune.data import Digits, HubData, ImageFolder, TableData
+    from finetune.data import Digits, HubData, ImageFolder, Intents, TableData
     from finetune.errors import (
         BackboneError,
         DataError,
@@ -41,6 +41,7 @@ __all__ = [
     "ImageClassification",
     "ImageFolder",
     "ImageRegression",
+    "Intents",
     "Interrupted",
     "LoRA",
     "MultiLabelImageClassification",
@@ -64,7 +65,7 @@ __all__ = [
 _HOMES = {
     "api": ("evaluate", "features", "finetune", "predict"),
     "backbones": ("Timm", "TorchModel"),
-    "data": ("Digits", "HubData", "ImageFolder", "TableData"),
+    "data": ("Digits", "HubData", "ImageFolder", "Intents", "TableData"),
     "errors": (
         "BackboneError",
         "DataError",

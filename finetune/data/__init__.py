@@ -7,8 +7,11 @@ from pydantic import Field
 from finetune.data.digits import Digits
 from finetune.data.hub import HubData
 from finetune.data.image_folder import ImageFolder
+from finetune.data.intents import Intents
 from finetune.data.table import TableData
 
-AnyData = Annotated[Digits | HubData | ImageFolder | TableData, Field(discriminator="kind")]
+AnyData = Annotated[
+    Digits | HubData | ImageFolder | Intents | TableData, Field(discriminator="kind")
+]
 
-__all__ = ["AnyData", "Digits", "HubData", "ImageFolder", "TableData"]
+__all__ = ["AnyData", "Digits", "HubData", "ImageFolder", "Intents", "TableData"]
