@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from finetune.api import evaluate, features, finetune, predict
     from finetune.backbones import Timm, TorchModel, Transformers
-    from finetune.data import Digits, HubData, ImageFolder, TableData, TextFiles
+    from finetune.data import Digits, HubData, ImageFolder, Intents, TableData, TextFiles
     from finetune.errors import (
         BackboneError,
         DataError,
@@ -54,6 +54,7 @@ __all__ = [
     "ImageClassification",
     "ImageFolder",
     "ImageRegression",
+    "Intents",
     "Interrupted",
     "LanguageModeling",
     "LoRA",
@@ -86,7 +87,7 @@ __all__ = [
 _HOMES = {
     "api": ("evaluate", "features", "finetune", "predict"),
     "backbones": ("Timm", "TorchModel", "Transformers"),
-    "data": ("Digits", "HubData", "ImageFolder", "TableData", "TextFiles"),
+    "data": ("Digits", "HubData", "ImageFolder", "Intents", "TableData", "TextFiles"),
     "errors": (
         "BackboneError",
         "DataError",

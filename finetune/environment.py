@@ -120,6 +120,7 @@ def describe() -> dict[str, Any]:
         "system": platform.system(),
         "processor": platform.machine(),
         "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "gpus": gpus,
         "versions": versions,
         "git_commit": _git_commit(),

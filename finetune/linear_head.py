@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +16,8 @@ from finetune.protocols import Array, Target
 CHUNK = 2**25
 """Outputs held at once while the loss of all samples is summed."""
 ITERATIONS = 500
-LOSS_TOLERANCE = 1e-6
-"""The fit ends when an iteration lowers the loss by less than this share of it."""
+LOSS_TOLERANCE = 1e-7
+"""The fit ends when an iteration lowers the mean loss by less."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def fit_head(
     unseen = _Data(validation, validation_targets, target, device)
     space = _Space.of(seen.features, centred=intercept)
     seen.features, unseen.features = space.project(seen.features), space.project(unseen.features)
-    weight = torch.zeros(seen.features.shape[1], target.num_outputs, device=device)
+    weight = torch.zeros(target.num_outputs, seen.features.shape[1], device=device)
     bias = torch.zeros(target.num_outputs, device=device)
     curve: list[dict[str, float]] = []
     best, chosen, least = (weight, bias), 0.0, math.inf
@@ -101,7 +100,7 @@ class _Data:
         size = max(1, CHUNK // len(bias))
         for start in range(0, len(self.label), size):
             part = slice(start, start + size)
-            outputs = torch.addmm(bias, self.features[part], weight)
+            outputs = torch.nn.functional.linear(self.features[part], weight, bias)
             yield self.target.losses(outputs, {"label": self.label[part]}).sum() / self.total
 
     @torch.no_grad()
@@ -143,9 +142,9 @@ class _Space:
 
     def unfold(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Return weight (outputs, width) and bias that give the same outputs on raw features."""
-        raw = (self.axes.double() @ weight.double()) * self.scale.double()[:, None]
-        shifted = bias.double() - self.mean.double() @ raw
-        return raw.T.float().contiguous().cpu(), shifted.float().cpu()
+        raw = (weight.double() @ self.axes.double().T) * self.scale.double()
+        shifted = bias.double() - raw @ self.mean.double()
+        return raw.float().cpu(), shifted.float().cpu()
 
 
 def _minimise(
@@ -156,33 +155,30 @@ def _minimise(
     variances: Tensor,
     intercept: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Return weight (rank, outputs) and bias of least penalised loss, from a warm start."""
-    from scipy.optimize import minimize
-
+    """Return weight (outputs, rank) and bias of least penalised loss, from a warm start."""
     # About the inverse root of the curvature along each axis.
-    step = (variances / weight.shape[1] + penalty).rsqrt()[:, None]
-    split = weight.numel()
-
-    def unpack(vector: Any) -> tuple[Tensor, Tensor]:
-        both = torch.from_numpy(vector).to(weight)
-        return both[:split].view_as(weight) * step, both[split:].clone()
-
-    def value_and_gradient(vector: Any) -> tuple[float, Any]:
-        weight, bias = (part.requires_grad_() for part in unpack(vector))
-        value, by_weight, by_bias = 0.0, penalty * weight.detach(), torch.zeros_like(bias)
-        for loss in data.losses(weight, bias):
-            parts = torch.autograd.grad(loss, (weight, bias))
-            by_weight, by_bias = by_weight + parts[0], by_bias + parts[1]
-            value += loss.item()
-        value += weight.detach().square().sum().item() * penalty / 2
-        by_bias = by_bias if intercept else torch.zeros_like(by_bias)
-        return value, pack(by_weight * step, by_bias)
-
-    def pack(weight: Tensor, bias: Tensor) -> Any:
-        return torch.cat([weight.reshape(-1), bias]).double().cpu().numpy()
-
-    options = {"maxiter": ITERATIONS, "ftol": LOSS_TOLERANCE, "gtol": 1e-6}
-    found = minimize(
-        value_and_gradient, pack(weight / step, bias), jac=True, method="L-BFGS-B", options=options
+    step = (variances / len(weight) + penalty).rsqrt()
+    scaled, bias = (weight / step).requires_grad_(), bias.clone().requires_grad_()
+    solver = torch.optim.LBFGS(
+        [scaled, bias],
+        max_iter=ITERATIONS,
+        tolerance_grad=1e-6,
+        tolerance_change=LOSS_TOLERANCE,
+        line_search_fn="strong_wolfe",
     )
-    return unpack(found.x)
+
+    def value() -> float:
+        """Return the penalised loss, and leave its gradient in the parameters."""
+        weight, bias.grad = (scaled.detach() * step).requires_grad_(), None
+        total = weight.detach().square().sum() * penalty / 2
+        for loss in data.losses(weight, bias):
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        assert weight.grad is not None
+        scaled.grad = (weight.grad + penalty * weight.detach()) * step
+        if not intercept:
+            bias.grad = torch.zeros_like(bias)
+        return float(total)
+
+    solver.step(value)  # type: ignore[no-untyped-call]
+    return scaled.detach() * step, bias.detach()

@@ -98,7 +98,7 @@ def run(endpoint: str, home: Path, launcher: tuple[str, ...], *overrides: str) -
 
 ALONE = (sys.executable,)
 TWO = (
-    sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
+    sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
 )  # fmt: skip
 
 
@@ -122,8 +122,11 @@ def test_the_exact_command(launcher: tuple[str, ...], tmp_path: Path) -> None:
         f"datasets/{DATA}": dataset(tmp_path / "data", 530, 40),
         f"timm/{name}": model(tmp_path / "model", name),
     }
+    home = tmp_path / "home"
     with served(repositories) as endpoint:
-        result = run(endpoint, tmp_path / "home", launcher)
+        result = run(endpoint, home, launcher)
+    [told] = home.glob("runs/*/environment.json")
+    assert json.loads(told.read_text())["processes"] == (1 if launcher == ALONE else 2)
     assert result["data"]["rows"] == {"train": 519, "validation": 11, "test": 40}
     assert result["training"]["updates"] == 6
     assert result["test"]["accuracy"]["n"] == 40

@@ -133,7 +133,7 @@ def test_custom_objects_survive_other_overrides() -> None:
     said = message("data.shots=8", recipe=recipe)
     assert said == (
         "data.shots cannot be set: data is an object of a class from outside the toolkit, Pairs. "
-        "Choose data= one of digits, hub, image-folder, table, text-files first."
+        "Choose data= one of digits, hub, image-folder, intents, table, text-files first."
     )
     assert recipe.override("data=digits", "data.shots=8").data == Digits(shots=8)
 

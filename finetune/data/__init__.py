@@ -7,11 +7,12 @@ from pydantic import Field
 from finetune.data.digits import Digits
 from finetune.data.hub import HubData
 from finetune.data.image_folder import ImageFolder
+from finetune.data.intents import Intents
 from finetune.data.table import TableData
 from finetune.data.text_files import TextFiles
 
 AnyData = Annotated[
-    Digits | HubData | ImageFolder | TableData | TextFiles, Field(discriminator="kind")
+    Digits | HubData | ImageFolder | Intents | TableData | TextFiles, Field(discriminator="kind")
 ]
 
-__all__ = ["AnyData", "Digits", "HubData", "ImageFolder", "TableData", "TextFiles"]
+__all__ = ["AnyData", "Digits", "HubData", "ImageFolder", "Intents", "TableData", "TextFiles"]

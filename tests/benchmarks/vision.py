@@ -287,7 +287,8 @@ def run(name: str, setup: Setup, scale: Scale, results: Path | str | None) -> li
     began = datetime.datetime.now(datetime.UTC)
     measured = [measure(group, scale.pairs) for group in groups(setup, scale)]
     minutes = (datetime.datetime.now(datetime.UTC) - began).total_seconds() / 60
-    command = shlex.join(["python", "tests/benchmarks/vision.py", *sys.argv[1:]])
+    asked = [word for word in sys.argv[1:] if not word.startswith(("data=", "results="))]
+    command = shlex.join(["python", "tests/benchmarks/vision.py", *asked])
     told = {
         "date": f"{began:%Y-%m-%d %H:%M} UTC, {minutes:.0f} minutes",
         "command": f"`{command}`",
