@@ -92,7 +92,8 @@ class TransformersNetwork:
     def layers(self) -> list[list[str]]:
         """Return the parameter names from the embeddings to the head, the head last.
 
-        Those that the family never learns, such as sines of positions, are not among them. Raises BackboneError where the head cannot read what `backbone.pooling` asks for.
+        Those that the family never learns, such as sines of positions, are not among them. Raises
+        BackboneError where the head cannot read what `backbone.pooling` asks for.
         """
         if self.refusal is not None:
             raise BackboneError(self.refusal)
