@@ -55,8 +55,76 @@ model = PeftModel.from_pretrained(base, "FOLDER/adapter").eval()
 """
 
 
+_TEXT_PIPELINE = """\
+from transformers import pipeline
+
+model = pipeline("{task}", model="FOLDER")
+print(model({given}{options}))
+"""
+
+_PIPELINES = {
+    "text-classification": ("text-classification", '"A text.", truncation=True', ""),
+    "multi-label-text-classification": (
+        "text-classification",
+        '"A text.", truncation=True',
+        ', top_k=None, function_to_apply="sigmoid"',
+    ),
+    "text-regression": (
+        "text-classification",
+        '"A text.", truncation=True',
+        ', function_to_apply="none"',
+    ),
+    "token-classification": (
+        "token-classification",
+        '"Anna Berg lives in Rome."',
+        ', aggregation_strategy="first"',
+    ),
+    "language-modeling": ("text-generation", '"Once"', ", max_new_tokens=20"),
+    "chat": ("text-generation", '[{"role": "user", "content": "Hello!"}]', ", max_new_tokens=20"),
+}
+"""For a task over texts: the pipeline of transformers, what it takes, and its options."""
+
+_SPAN = """\
+import torch
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+model = AutoModelForQuestionAnswering.from_pretrained("FOLDER").eval()
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+inputs = tokenizer("Where is it?", "It is in Rome.", return_tensors="pt")
+with torch.inference_mode():
+    outputs = model(**inputs)
+start, end = outputs.start_logits[0].argmax(), outputs.end_logits[0].argmax()
+print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))
+"""
+
+_GENERATE = """\
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+model = AutoModelForSeq2SeqLM.from_pretrained("FOLDER").eval()
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+ids = model.generate(**tokenizer("A text.", return_tensors="pt"), num_beams=4, max_new_tokens=64)
+print(tokenizer.decode(ids[0], skip_special_tokens=True))
+"""
+
+_TEXT_PEFT = """\
+from peft import AutoPeftModel{auto}
+
+model = AutoPeftModel{auto}.from_pretrained("FOLDER/adapter"{outputs}).eval()
+"""
+
+_AUTO = {
+    "token-classification": "ForTokenClassification",
+    "question-answering": "ForQuestionAnswering",
+    "text-to-text": "ForSeq2SeqLM",
+    "language-modeling": "ForCausalLM",
+    "chat": "ForCausalLM",
+}
+
+
 def text(result: Mapping[str, Any], backbone: Mapping[str, Any]) -> str:
     """Return Markdown with an example for each library; empty if none is known to load it."""
+    if backbone.get("library") == "transformers":
+        return _language(result, backbone)
     if backbone.get("library") != "timm":
         return "The saved model is what `save` of the backbone in its script wrote."
     task = result["task"]
@@ -83,6 +151,32 @@ def _adapter(result: Mapping[str, Any], backbone: Mapping[str, Any]) -> list[str
         arguments=arguments,
     )
     return [f"{merged}; alone, with PEFT:", _block(code)]
+
+
+def _language(result: Mapping[str, Any], backbone: Mapping[str, Any]) -> str:
+    task = result["task"]
+    code = {"question-answering": _SPAN, "text-to-text": _GENERATE}.get(task)
+    if code is None:
+        name, given, options = _PIPELINES.get(task, _PIPELINES["text-classification"])
+        code = _TEXT_PIPELINE.format(task=name, given=given, options=options)
+    parts = [
+        f"`{FOLDER}` is the folder that holds `model.safetensors`; from the hub, write "
+        "`USER/NAME`. With transformers:",
+        _block(code),
+    ]
+    if result["method"] == "lora":
+        merged = "The adapter is merged into `model.safetensors`"
+        if backbone.get("id"):
+            auto = _AUTO.get(task, "ForSequenceClassification")
+            classes = len(result["data"]["classes"] or [0])
+            outputs = f", num_labels={classes}" if auto.endswith("Classification") else ""
+            peft = _TEXT_PEFT.format(auto=auto, outputs=outputs)
+            parts += [f"{merged}; alone, with PEFT:", _block(peft)]
+        else:
+            parts.append(
+                f"{merged}, and `adapter/` holds it alone, for the backbone that it began with."
+            )
+    return "\n\n".join(parts)
 
 
 def _block(code: str) -> str:

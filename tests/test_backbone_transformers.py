@@ -15,6 +15,7 @@ import torch
 import transformers
 from tiny_texts import DECODERS, FAMILIES, SENTENCES
 
+from finetune import loading
 from finetune.backbones import Transformers, transformers_pooling
 from finetune.errors import BackboneError
 from finetune.protocols import Form
@@ -376,3 +377,29 @@ def test_code_that_comes_with_a_model_is_not_run(models: dict[str, Path], tmp_pa
 def test_four_bits_without_what_they_need(models: dict[str, Path]) -> None:
     with pytest.raises(BackboneError, match=r"bitsandbytes\]|needs a GPU"):
         network(models["llama"], CONTINUE, 1, quantization="4bit")
+
+
+@pytest.mark.parametrize(
+    ("task", "form", "outputs", "family"),
+    [
+        ("text-classification", ROW, 3, "bert"),
+        ("multi-label-text-classification", ROW, 3, "roberta"),
+        ("text-regression", ROW, 1, "distilbert"),
+        ("token-classification", TOKEN, 5, "bert"),
+        ("question-answering", SPAN, 2, "bert"),
+        ("text-to-text", GENERATE, 1, "t5"),
+        ("language-modeling", CONTINUE, 1, "gpt2"),
+        ("chat", CONTINUE, 1, "llama"),
+    ],
+)
+def test_the_examples_of_the_card_run(
+    task: str, form: Form, outputs: int, family: str, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    built = network(tiny_texts.folder(tmp_path, family, chat=task == "chat"), form, outputs)
+    built.save(tmp_path / "model", None)
+    result = {"task": task, "method": "full", "data": {"classes": None}}
+    shown = loading.text(result, {"library": "transformers"})
+    code = shown.partition("```python\n")[2].partition("```")[0]
+    exec(code.replace(loading.FOLDER, str(tmp_path / "model")), {})
+    assert capsys.readouterr().out
