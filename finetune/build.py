@@ -45,7 +45,7 @@ def job(recipe: Recipe) -> Job:
     skipped: dict[str, int] = {split: len(rows) for split, rows in splits.left_out.items()}
     if empty := [split for split in splits.left_out if not len(sources[split])]:
         raise DataError(f"No input of the {empty[0]} split can be read: nothing is left of it.")
-    check_batch(recipe, splits)
+    check_batch(recipe, splits, sources["train"])
     samples = {split: Samples.of(target, sources[split], splits[split]) for split in SPLITS}
     module = recipe.method.prepare(network)
     if train.gradient_checkpointing:
@@ -61,13 +61,20 @@ def job(recipe: Recipe) -> Job:
     return Job(recipe, splits, target, network, module, samples, skipped, metrics, notes)
 
 
-def check_batch(recipe: Recipe, splits: Splits) -> None:
-    """Raise RecipeError if a batch is more than the training split."""
+def check_batch(recipe: Recipe, splits: Splits, source: Source | None = None) -> None:
+    """Raise RecipeError if a batch is more than the training split.
+
+    A row of text may be several samples, or a part of one: those are known from its `source`.
+    """
+    if source is None and recipe.task.form.reading is not None:
+        return
     size, rows = recipe.train.batch_size, len(splits.train)
-    if size > rows:
+    count, what = (rows, "rows") if source is None else (len(source), "samples")
+    what = "rows" if count == rows else what
+    if size > count:
         raise RecipeError(
-            f"train.batch_size={size} is more than the {rows} rows of the training split. "
-            f"Allowed: 1 to {rows}."
+            f"train.batch_size={size} is more than the {count} {what} of the training split. "
+            f"Allowed: 1 to {count}."
         )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune import losses
-from finetune.errors import RecipeError, TrainingError
+from finetune.errors import RecipeError
 from finetune.mistakes import Evidence
 from finetune.protocols import Array, Network, Source, Split, Table
 
@@ -219,10 +219,3 @@ def refuse_class_options(train: Train, why: str) -> None:
             raise RecipeError(
                 f"train.{key}={getattr(train, key)} has no meaning for {why}: leave it at {value}."
             )
-
-
-def needed(inputs: Mapping[str, Any], name: str) -> Any:
-    """Return one of the targets; raise TrainingError where it is missing."""
-    if name not in inputs:
-        raise TrainingError("These samples have no labels to be measured against.")
-    return inputs[name]

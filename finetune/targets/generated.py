@@ -56,7 +56,7 @@ class Generated(BaseTarget):
 
     def losses(self, outputs: Any, targets: dict[str, Tensor]) -> Tensor:
         """Return the summed cross-entropy over the tokens of each sample, (batch,), float32."""
-        summed: Tensor = outputs.losses(targets["label"])[0]
+        summed: Tensor = outputs.losses(targets["label"].long())[0]
         return summed.float()
 
     def weights(self, targets: dict[str, Tensor]) -> Tensor:
@@ -72,13 +72,13 @@ class Generated(BaseTarget):
     ) -> Tensor:
         """Return the tokens that are written for each sample, (batch, new), int64."""
         ids: Tensor = network.generate(
-            inputs, max_new_tokens=self.max_new_tokens, num_beams=self.num_beams
+            inputs, max_new_tokens=self.max_new_tokens, num_beams=self.num_beams, module=module
         )
         return ids.long()
 
     def decode(self, kept: Array, source: Any) -> Array:
         """Return what these tokens read as, (rows,) of strings."""
-        return objects([text.strip() for text in source.text([ids[ids >= 0] for ids in kept])])
+        return objects([text.strip() for text in source.text(kept)])
 
     def finite(self, predictions: Any) -> Array:
         """Return that every row has a text, (rows,)."""

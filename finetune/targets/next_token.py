@@ -14,7 +14,7 @@ from finetune.errors import DataError
 from finetune.mistakes import Evidence, Mistake
 from finetune.protocols import Array, Network, Split, Splits, Table
 from finetune.samples import Ragged
-from finetune.targets.base import Answer, BaseTarget, Rows, needed, refuse_class_options
+from finetune.targets.base import Answer, BaseTarget, Rows, refuse_class_options
 from finetune.targets.tags import IGNORED
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class NextToken(BaseTarget):
 
     def losses(self, outputs: Any, targets: dict[str, Tensor]) -> Tensor:
         """Return the summed cross-entropy over the tokens of each sample, (batch,), float32."""
-        summed: Tensor = outputs.losses(targets["label"])[0]
+        summed: Tensor = outputs.losses(targets["label"].long())[0]
         return summed.float()
 
     def weights(self, targets: dict[str, Tensor]) -> Tensor:
@@ -72,7 +72,8 @@ class NextToken(BaseTarget):
     ) -> Tensor:
         """Return the summed cross-entropy and the number of tokens of each sample, (batch, 2)."""
         outputs = network.outputs(module(**inputs))
-        return torch.stack([part.float() for part in outputs.losses(needed(targets, "label"))], 1)
+        parts = outputs.losses(targets["label"].long())
+        return torch.stack([part.float() for part in parts], 1)
 
     def decode(self, kept: Array, source: Any) -> Array:
         """Return both sums over the samples of each row, (rows, 2), float64."""

@@ -175,7 +175,7 @@ class LanguageModeling(TextTask):
     @property
     def reading(self) -> Any:
         """Every token is predicted from those before it."""
-        from finetune.texts.reading import Continuation
+        from finetune.texts.language import Continuation
 
         return Continuation(packed=self.packed)
 
@@ -199,6 +199,6 @@ class ChatTuning(TextTask):
     @property
     def reading(self) -> Any:
         """The tokens of the assistant's turns are predicted from all before them."""
-        from finetune.texts.reading import Chats
+        from finetune.texts.language import Chats
 
         return Chats(packed=self.packed, template=self.template)

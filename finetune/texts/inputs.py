@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,11 @@ class TextInputs:
                 reasons[place] = reason
         names = [name for name in self.columns if all(name in cells for cells in used)]
         columns = {name: [cells[name] for cells in used] for name in names}
-        encoded = self._encode(columns) if used else Encoded()
+        # Each row is to have an answer of its own.
+        apart = {"packed": False} if getattr(self.reading, "packed", False) else {}
+        reading: Any = replace(self.reading, **apart) if apart else self.reading  # type: ignore[type-var]
+        how = self.tokenizer, self.max_length
+        encoded = reading.encode(columns, *how) if used else Encoded()
         return TextSource.of(encoded, len(used), self.special, self.tokenizer), reasons
 
     def _encode(self, columns: Mapping[str, Sequence[Any]]) -> Encoded:
