@@ -47,7 +47,7 @@ def save(job: Job, folder: Folder) -> dict[str, Any] | None:
         batch = samples.finish(samples.read(np.array([index]), 0), torch.device("cpu"))
         with torch.inference_mode():
             output = network.outputs(network.module(**batch.inputs))
-        answer = output if isinstance(output, Tensor) else output.last()
+            answer = output if isinstance(output, Tensor) else output.last()
         logits.append(answer[0].float().numpy())
         row = table[index if own is None else int(own[index])]
         tokens = {k: v.tolist() for k, v in batch.inputs.items() if not v.is_floating_point()}

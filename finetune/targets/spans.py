@@ -290,12 +290,20 @@ def _tokens(starts: Array, ends: Array, first: int, after: int) -> tuple[int, in
 
 
 def _text(context: str, place: Array) -> str:
-    return context[int(place[0]) : int(place[1])] if place[0] >= 0 else ""
+    return context[slice(*_trimmed(context, place))] if place[0] >= 0 else ""
+
+
+def _trimmed(context: str, place: Array) -> tuple[int, int]:
+    """Return where the answer begins and ends without the space that some tokens begin with."""
+    start, end = int(place[0]), int(place[1])
+    text = context[start:end]
+    start += len(text) - len(text.lstrip())
+    return start, start + len(text.strip())
 
 
 def _answer(context: str, place: Array) -> Answer:
     """Return one place in words; without start and end where it is no answer."""
     there = place[0] >= 0
-    start, end = (int(place[0]), int(place[1])) if there else (None, None)
+    start, end = _trimmed(context, place) if there else (None, None)
     score = float(str(np.float32(place[2])))
     return {"text": _text(context, place), "start": start, "end": end, "score": score}
