@@ -23,13 +23,29 @@ if TYPE_CHECKING:
 CLASSES = 50
 """Rows of the table of classes; of more, those of lowest F1."""
 
-PIPELINES = {"multi-label-image-classification": "image-classification", "image-regression": ""}
+PIPELINES = {
+    "multi-label-image-classification": "image-classification",
+    "image-regression": "",
+    "multi-label-text-classification": "text-classification",
+    "text-regression": "text-classification",
+    "text-to-text": "",
+    "language-modeling": "text-generation",
+    "chat": "text-generation",
+}
 """The hub's name for what a task does, where it is not the task's own."""
 
 PURPOSE = {
     "image-classification": "Says which one of {n} classes an image shows",
     "multi-label-image-classification": "Says which of {n} labels an image has",
     "image-regression": "Estimates a number from an image",
+    "text-classification": "Says which one of {n} classes a text is of",
+    "multi-label-text-classification": "Says which of {n} labels a text has",
+    "text-regression": "Estimates a number from a text",
+    "token-classification": "Gives each word of a text one of {n} tags",
+    "question-answering": "Finds the part of a text that answers a question",
+    "text-to-text": "Makes a text from a text",
+    "language-modeling": "Goes on with a text",
+    "chat": "Answers in a chat",
 }
 
 
@@ -44,7 +60,7 @@ def text(
         _purpose(result, backbone),
         "## Results",
         _scores(result),
-        *_classes(result),
+        *_classes(result, job.target.each[0]),
         "## Data",
         _data(result),
         "## Training",
@@ -202,8 +218,8 @@ def _figure(name: str, figure: Mapping[str, Any]) -> str:
     return f"{value} ({bounds})" if bounds else value
 
 
-def _classes(result: Mapping[str, Any]) -> list[str]:
-    """Return the table of classes, and what is most often mixed up."""
+def _classes(result: Mapping[str, Any], one: str) -> list[str]:
+    """Return the table of classes, or what else has figures, and what is most often mixed up."""
     parts: list[str] = []
     every: Mapping[str, Any] = result["test"].get("per_class", {})
 
@@ -221,8 +237,8 @@ def _classes(result: Mapping[str, Any]) -> list[str]:
             ]
             for name in shown
         ]
-        title = f"The {CLASSES} of lowest F1" if len(shown) < len(every) else "By class"
-        head = ["class", "recall", "precision", "F1", "n"]
+        title = f"The {CLASSES} of lowest F1" if len(shown) < len(every) else f"By {one}"
+        head = [one, "recall", "precision", "F1", "n"]
         parts += [f"### {title}", table(head, rows)]
     if pairs := result.get("confused"):
         rows = [

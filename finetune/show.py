@@ -126,7 +126,10 @@ def _data(outlined: Outline) -> Facts:
         per_epoch = math.ceil(len(splits.train) / train.batch_size)
         updates = per_epoch * train.epochs
         warm = round(train.warmup * updates)
-        facts["updates"] = f"{per_epoch:,} an epoch, {updates:,} in all, {warm:,} of them warm-up"
+        told = f"{per_epoch:,} an epoch, {updates:,} in all, {warm:,} of them warm-up"
+        # Only when they are read is it known how many samples such rows are.
+        whole = recipe.task.form.reading is None or recipe.task.form.head in ("row", "generate")
+        facts["updates"] = told if whole else f"{told}, if each row is one sample"
     return facts
 
 
@@ -164,7 +167,7 @@ def _model(outlined: Outline, network: Network) -> tuple[Facts, list[list[str]]]
         "parameters": f"{trained:,} learn of {total:,} ({100 * trained / total:.3g} %)",
         "input": "; ".join(f"{name} {_shape(value.shape)}" for name, value in inputs.items()),
         "features": features,
-        "outputs": _shape((size, outlined.num_outputs)) + guessed,
+        "outputs": _outputs(recipe, size, outlined.num_outputs) + guessed,
         "batch": _batch(recipe, size),
         "machine": f"{device.type}, {', '.join(choices)}",
         "peak memory": _memory(parts, device),
@@ -177,6 +180,12 @@ def _features(network: Network, inputs: dict[str, Any]) -> str:
             return _shape(network.features(inputs).shape)
     except Exception:  # a model whose forward looks at values cannot run without them
         return "not known: the forward pass of this model looks at values"
+
+
+def _outputs(recipe: Recipe, size: int, count: int) -> str:
+    if recipe.task.form.head in ("generate", "continue"):
+        return "how likely each token of the vocabulary is, for each token"
+    return _shape((size, count) if recipe.task.form.head == "row" else (size, "tokens", count))
 
 
 def _shape(sizes: Any) -> str:
