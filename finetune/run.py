@@ -71,7 +71,9 @@ class Run:
         """Return one dict for each input, in order, with "input", "error" and what the task tells.
 
         For classification that is "label", "probability" and "top", the `top_k` likeliest; for
-        multi-label "labels" and "top"; for regression "value". `inputs` is a path or pattern as for
+        multi-label "labels" and "top"; for regression "value"; for tags "entities"; for questions
+        "text", "start", "end", "score" and "top"; for a text made from a text "text"; for language
+        models "perplexity" and "tokens" of what was given. `inputs` is a path or pattern as for
         `finetune predict`, or paths, the bytes of files, or Pillow images; of texts also a text
         that is no path, or strings, or dicts with the task's columns. What cannot be read gets its
         reason as "error"; DataError is raised where a path or pattern leads to nothing.
