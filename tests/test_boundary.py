@@ -49,6 +49,8 @@ VIT = "vit_tiny_patch16_224"
 class Noise:
     """Fixed images, which count how often they are read."""
 
+    lengths = None
+
     def __init__(self, size, samples=24):
         random = torch.Generator().manual_seed(1)
         self.images = torch.randn(samples, 3, size, size, generator=random)

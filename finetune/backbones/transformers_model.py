@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.backbones import transformers_pooling as pooling
 from finetune.backbones import transformers_structure as structure
 from finetune.backbones import vocabulary
+from finetune.backbones.quiet import quiet
 from finetune.backbones.timm_source import CONFIG, WEIGHTS
 from finetune.backbones.transformers_network import VOCABULARY, TransformersNetwork
 from finetune.backbones.transformers_source import Source
@@ -62,7 +63,7 @@ def assembled(
     """Return the model that `value` describes; BackboneError where it cannot be made."""
     from finetune.texts.inputs import TextInputs
 
-    with _quiet():
+    with quiet():
         restored: dict[str, Any] = {}
         config = _config(value, source, num_outputs, classes, form, restored)
         tokenizer = _tokenizer(value, source)
@@ -388,19 +389,3 @@ def _refused(value: Transformers, error: Exception) -> BackboneError:
 
 def _reason(error: Exception) -> str:
     return " ".join(str(error).split()[:60]).rstrip(".")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back transformers' bars and reports: what matters of them is an error here."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.backbones import transformers_pooling as pooling
 from finetune.backbones import transformers_structure as structure
+from finetune.backbones.quiet import quiet
 from finetune.backbones.timm_source import CONFIG
 from finetune.errors import BackboneError
 from finetune.protocols import Form
@@ -275,7 +276,7 @@ class TransformersNetwork:
         if problem_type is not None:
             # Tells pipelines whether to apply softmax, sigmoid or nothing.
             model.config.problem_type = problem_type
-        with whole(model):
+        with whole(model), quiet():
             model.save_pretrained(str(folder))
         self.tokenizer.save_pretrained(str(folder))
         _tidy(folder)

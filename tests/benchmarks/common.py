@@ -18,7 +18,8 @@ from worker import Facts, Setup
 
 WORKER = Path(__file__).with_name("worker.py")
 COLUMNS = {
-    "images_per_second": "images/s",
+    "samples_per_second": "samples/s",
+    "accuracy": "accuracy",
     "seconds": "seconds",
     "again": "seconds, second run",
     "peak_memory": "peak memory, MB",
@@ -223,7 +224,8 @@ def update(path: Path, head: str, name: str, text: str, order: Sequence[str]) ->
     parts = re.split(r"(?m)^(?=## )", old)
     sections = {part[3:].partition("\n")[0]: part.strip() for part in parts if part[:3] == "## "}
     sections[name] = text.strip()
-    kept = [sections[key] for key in order if key in sections]
+    names = [*(key for key in order if key in sections), *(k for k in sections if k not in order)]
+    kept = [sections[key] for key in names]
     path.write_text("\n\n".join([head.strip(), *kept]) + "\n", "utf-8")
 
 

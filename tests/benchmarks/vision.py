@@ -42,14 +42,15 @@ from worker import Setup
 HERE = Path(__file__).resolve().parent
 DATA = HERE.parents[2] / "shared" / "data"
 RESULTS = HERE / "RESULTS.md"
-RATE, SECONDS, AGAIN = "images_per_second", "seconds", "again"
+RATE, SECONDS, AGAIN = "samples_per_second", "seconds", "again"
 
 HEAD = """
 # Results
 
-Written by `python tests/benchmarks/vision.py`; see [README.md](README.md) for what is compared and
-how. Figures are medians over the rounds, with the lowest and the highest; a ratio is taken within
-each round, because then both of its figures met the same machine. Weights are random.
+Written by `vision.py` and `text.py` in this folder; see [README.md](README.md) for what is compared
+and how. Figures are medians over the rounds, with the lowest and the highest; a ratio is taken
+within each round, because then both of its figures met the same machine. In the parts on images,
+weights are random.
 """
 
 

@@ -64,7 +64,7 @@ class Clock:
         elif self.count == self.setup.skip + self.setup.steps:
             seconds = now() - self.began
             self.count = 0
-            self.report(images_per_second=self.setup.steps * self.setup.batch / seconds)
+            self.report(samples_per_second=self.setup.steps * self.setup.batch / seconds)
         if self.count == self.setup.skip:
             self.began = now()
 

@@ -54,7 +54,7 @@ def inference(setup: Setup, clock: Clock) -> None:
         torch.cat(features)
 
     def measure() -> Facts:
-        return {"images_per_second": len(images) / timed(run)}
+        return {"samples_per_second": len(images) / timed(run)}
 
     run()
     clock.each(measure)

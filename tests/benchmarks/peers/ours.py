@@ -135,7 +135,7 @@ def extraction(setup: Setup, clock: Clock) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         seconds = timed(run)
         return {
-            "images_per_second": len(source) / seconds,
+            "samples_per_second": len(source) / seconds,
             "seconds": seconds,
             "again": timed(run),
         }
@@ -174,7 +174,7 @@ def photos(setup: Setup, clock: Clock) -> None:
     def measure() -> Facts:
         nonlocal epoch
         epoch += 1
-        return {"images_per_second": len(samples) / timed(read)}
+        return {"samples_per_second": len(samples) / timed(read)}
 
     clock.each(measure)
 
@@ -201,4 +201,4 @@ def _decode(setup: Setup, clock: Clock, draft: bool) -> None:
         for content in contents:
             render({"bytes": content})
 
-    clock.each(lambda: {"images_per_second": len(contents) / timed(read)})
+    clock.each(lambda: {"samples_per_second": len(contents) / timed(read)})

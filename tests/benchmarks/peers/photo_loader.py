@@ -30,6 +30,6 @@ def torchvision_v2(setup: Setup, clock: Clock) -> None:
             pass
 
     def measure() -> Facts:
-        return {"images_per_second": len(photos) / timed(read)}
+        return {"samples_per_second": len(photos) / timed(read)}
 
     clock.each(measure)

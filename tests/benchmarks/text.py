@@ -1,0 +1,188 @@
+"""Speed, memory and accuracy of fine-tuning a text encoder, beside what users would run instead.
+
+    python tests/benchmarks/text.py [full] [lora] [embeddings] [top-layer] [accuracy]
+                                    [--rounds 5] [--quick] [data=../shared/data] [results=PATH]
+
+all-MiniLM-L6-v2 (the extra `minilm`) on SST-2, batch 32. Without a part all are measured, in about
+an hour on 2 cores that do nothing else; `accuracy` alone takes half of it. The data folder holds
+`sst2` (parquet); the tables go to standard output and, part by part, into RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.util
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from common import Group, Measured, Peer, Ratio, arguments, machine, measure, once, say, section
+from common import update as put
+from vision import DATA, HEAD, RATE, RESULTS, SECONDS
+from vision import PARTS as VISION
+from worker import Setup
+
+ACCURACY = "accuracy"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured."""
+
+    rounds: int
+    warm: int = 4
+    skip: int = 1
+    steps: int = 16
+    seeds: int = 3
+    epochs: tuple[int, ...] = (1, 3)
+
+
+QUICK = Scale(1, 1, 0, 1, 1, (1,))
+
+
+def training(method: str) -> Callable[[Setup, Scale], list[Group]]:
+    """Return what measures a method in steady state."""
+
+    def groups(base: Setup, scale: Scale) -> list[Group]:
+        setup = replace(base, warm=scale.warm, skip=scale.skip, steps=scale.steps)
+        ours, trainer = f"text_ours:{method}", f"text_trainer:{method}"
+        peers = [
+            Peer("finetune", ours),
+            Peer("transformers Trainer, padded to 128 as run_glue", f"{trainer}_padded"),
+            Peer("transformers Trainer, padded to the batch", f"{trainer}_dynamic"),
+            Peer("transformers Trainer, grouped by length, bf16", f"{trainer}_tuned"),
+        ]
+        needed = (10.0, 3.5, 1.2)
+        ratios = [
+            Ratio(f"finetune / {peer.name}", (ours, RATE), (peer.function, RATE), least)
+            for peer, least in zip(peers[1:], needed, strict=True)
+        ]
+        return [Group(f"all-MiniLM-L6-v2, {method}", setup, peers, ratios)]
+
+    return groups
+
+
+def embeddings(base: Setup, scale: Scale) -> list[Group]:
+    """A linear head on frozen features."""
+    ours, trainer, encode = "text_ours:features", "text_trainer:frozen", "text_encode:encode"
+    peers = [
+        Peer("finetune, rows to fitted head", ours),
+        Peer("transformers Trainer, frozen encoder, 10 epochs", trainer, rounds=1),
+    ]
+    ratios = [Ratio("Trainer, 10 epochs / finetune", (trainer, SECONDS), (ours, SECONDS), 40.0)]
+    if importlib.util.find_spec("sentence_transformers"):
+        peers.insert(1, Peer("sentence-transformers encode, scikit-learn", encode))
+        ratios.append(Ratio("encode / finetune", (encode, SECONDS), (ours, SECONDS), 2.0))
+    else:
+        say("sentence-transformers is not installed: it is left out.")
+    return [Group("all-MiniLM-L6-v2, frozen", base, peers, ratios)]
+
+
+def top_layer(base: Setup, scale: Scale) -> list[Group]:
+    """The top layer and the head alone."""
+    updates = 217 if scale.rounds > 1 else 2
+    setup = replace(
+        base, epochs=scale.rounds + 3, warm=updates + 1, skip=0, steps=updates, top_layers=2
+    )
+    ours, whole = "text_ours:top_layer", "text_ours:full"
+    peers = [Peer("finetune, top layer", ours), Peer("finetune, all layers", whole)]
+    ratio = Ratio("top layer / all layers", (ours, RATE), (whole, RATE))
+    return [Group("all-MiniLM-L6-v2, whole epochs", setup, peers, [ratio])]
+
+
+def accuracy(base: Setup, scale: Scale) -> list[Group]:
+    """Test accuracy of whole runs, a seed each."""
+    groups = []
+    for epochs in scale.epochs:
+        for method, needed in (("full", {1: 0.86, 3: 0.88}), ("lora", {1: 0.85})):
+            if epochs not in needed:
+                continue
+            ours, trainer = f"text_ours:{method}_quality", f"text_trainer:{method}_quality"
+            peers = [
+                Peer("finetune", ours),
+                Peer("transformers Trainer, grouped by length, bf16", trainer),
+            ]
+            ratio = Ratio("accuracy, finetune / Trainer", (ours, ACCURACY), (trainer, ACCURACY))
+            title = f"{method}, epochs: {epochs}, aim {needed[epochs]}"
+            groups.append(Group(title, replace(base, epochs=epochs), peers, [ratio]))
+    return groups
+
+
+STEADY = (
+    "on SST-2 (6,920 sentences), all-MiniLM-L6-v2, batch 32, AdamW, dropout as the model has it: "
+    "samples per second over {steps} steady steps in each round."
+)
+TEXT = {
+    "text-full": (training("full"), f"Full fine-tuning {STEADY}"),
+    "text-lora": (training("lora"), f"LoRA, rank 8 on queries and values, {STEADY}"),
+    "text-embeddings": (
+        embeddings,
+        "A linear head on the frozen features of SST-2: seconds from the rows to the validated "
+        "head, imports left out.",
+    ),
+    "text-top-layer": (top_layer, "Whole epochs on SST-2, validation included."),
+    "text-accuracy": (
+        accuracy,
+        "Accuracy on SST-2's test split (n = 1,821) after whole runs, {seeds} seeds: mean over "
+        "seeds is what counts; full with a learning rate of 1e-4, LoRA with 2e-3. Seconds are of "
+        "the whole run (finetune: with reload check, test and report).",
+    ),
+}
+
+
+def main() -> int:
+    """Measure the parts that were asked for; return 1 if one misses its target."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", nargs="*", help="parts, data=PATH, results=PATH")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds over all peers")
+    parser.add_argument("--quick", action="store_true", help="a few steps, to see that all runs")
+    asked = parser.parse_intermixed_args()
+    names, paths = arguments(asked.what)
+    parts = [f"text-{name}" for name in names] or list(TEXT)
+    if unknown := {*parts} - {*TEXT} | {*paths} - {"data", "results"}:
+        known = ", ".join(name.removeprefix("text-") for name in TEXT)
+        parser.error(f"unknown: {', '.join(sorted(unknown))}. Parts: {known}")
+    data = Path(paths.get("data", DATA)).resolve()
+    if not data.is_dir():
+        parser.error(f"there is no folder {data}: give data=PATH")
+    results = None if asked.quick and "results" not in paths else paths.get("results", RESULTS)
+    scale = QUICK if asked.quick else Scale(asked.rounds)
+    passed = True
+    for name in parts:
+        with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
+            setup = Setup(str(data), scratch, model="minilm", epochs=3)
+            measured = run(name, setup, scale, results)
+        passed &= all(group.passes() for group in measured)
+    return 0 if passed or asked.quick else 1
+
+
+def run(name: str, setup: Setup, scale: Scale, results: Path | str | None) -> list[Measured]:
+    """Measure one part, print its section, and put it into the results."""
+    say(f"{name}: preparing")
+    groups, story = TEXT[name]
+    facts = once("prepare:machine", setup)
+    began = datetime.datetime.now(datetime.UTC)
+    rounds = scale.seeds if name == "text-accuracy" else scale.rounds
+    measured = [measure(group, rounds) for group in groups(setup, scale)]
+    minutes = (datetime.datetime.now(datetime.UTC) - began).total_seconds() / 60
+    asked = [word for word in sys.argv[1:] if not word.startswith(("data=", "results="))]
+    told = {
+        "date": f"{began:%Y-%m-%d %H:%M} UTC, {minutes:.0f} minutes",
+        "command": f"`{shlex.join(['python', 'tests/benchmarks/text.py', *asked])}`",
+        **machine(facts),
+    }
+    text = section(name, story.format(**vars(scale)), told, measured)
+    print(text, flush=True)
+    if results is not None:
+        put(Path(results), HEAD, name, text, [*VISION, *TEXT])
+    return measured
+
+
+if __name__ == "__main__":
+    sys.exit(main())
