@@ -138,6 +138,8 @@ def test_the_losses_are_the_same_in_bf16_and_channels_last(tmp_path):
 class Vectors:
     """Fixed vectors, and token-like integers beside them."""
 
+    lengths = None
+
     def __init__(self, tokens=False):
         self.rows = torch.randn(12, 4)
         self.tokens = tokens

