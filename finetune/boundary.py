@@ -77,7 +77,7 @@ def cached(
     key: Mapping[str, Any],
     device: torch.device,
     precision: str,
-) -> tuple[Relay, dict[Split, Activations]]:
+) -> tuple[Relay, dict[Split, Activations | TokenActivations]]:
     """Return the relay put into `module`, and for each source one of kept activations.
 
     Sources come with the batch size of their forward passes, and must give the same inputs at
@@ -97,8 +97,6 @@ def cached(
             return capture(module, relay, read(source, rows))
 
     source = sources["train"][0]
-    if source.lengths is not None:
-        raise NotKept("samples are of different lengths")
     first = np.arange(min(kept.CHECKED, len(source)))
     inputs, again = read(source, first), read(source, first, 1)
     if not all(torch.equal(tensor, again[name]) for name, tensor in inputs.items()):
@@ -114,10 +112,14 @@ def cached(
         "precision": precision,
         "device": device.type,
     }
-    result = {}
+    result: dict[Split, Activations | TokenActivations] = {}
     try:
         for split, (source, size) in sources.items():
             own = whole | {"split": split, "samples": len(source), "batch_size": size}
+            if source.lengths is not None:
+                args = folder, own, partial(compute, source), source.lengths, size
+                result[split] = TokenActivations(source, *_stored_tokens(*args))
+                continue
             stored, axes = _stored(folder, own, partial(compute, source), len(source), size)
             result[split] = Activations(source, stored, axes, shapes if is_dense(inputs) else None)
     except BaseException:
@@ -141,10 +143,7 @@ class Activations:
     def __len__(self) -> int:
         return len(self.stored)
 
-    @property
-    def lengths(self) -> Array | None:
-        """How long each sample is, as the inputs have it."""
-        return self.source.lengths
+    lengths = None
 
     def read(self, indices: Array, epoch: int) -> Inputs:
         """Return the activations of these samples, and their inputs only if they are needed."""
@@ -160,6 +159,83 @@ class Activations:
         else:
             rest = {name: filled(activation, *like) for name, like in self.shapes.items()}
         return rest | {ARGUMENT: activation}
+
+
+@dataclass(frozen=True)
+class TokenActivations:
+    """Batches of kept activations of tokens, beside the inputs that the forward takes."""
+
+    source: Source
+    stored: Tensor
+    """As they lie in memory, (tokens of all samples, width)."""
+    ends: Array
+    """Where each sample ends, (samples,)."""
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @property
+    def lengths(self) -> Array | None:
+        """How long each sample is, as the inputs have it."""
+        return self.source.lengths
+
+    def read(self, indices: Array, epoch: int) -> Inputs:
+        """Return inputs and activations (batch, longest, width); 0 where there is no token."""
+        own = [self.stored[self.ends[i - 1] if i else 0 : self.ends[i]] for i in indices]
+        activation = nn.utils.rnn.pad_sequence(own, batch_first=True)
+        return self.source.read(indices, epoch) | {ARGUMENT: activation}
+
+    def finish(self, raw: Inputs) -> Inputs:
+        """Return what the forward takes."""
+        rest = dict(raw)
+        activation = rest.pop(ARGUMENT)
+        return self.source.finish(rest) | {ARGUMENT: activation}
+
+
+def _stored_tokens(
+    folder: Path,
+    key: Mapping[str, Any],
+    compute: Callable[[Array], Tensor],
+    lengths: Array,
+    batch_size: int,
+) -> tuple[Tensor, Array]:
+    """Return the activations of all tokens and where each sample ends, read or computed.
+
+    Raises OSError where there is no room, NotKept where an activation is not one of each token.
+    """
+    first, ends = np.arange(min(kept.CHECKED, len(lengths))), np.cumsum(lengths)
+    sample = compute(first)
+    if sample.ndim != 3 or sample.shape[1] != lengths[first].max():
+        raise NotKept("the activations are not those of tokens")
+    shape = (int(ends[-1]), sample.shape[2])
+    count = math.prod(shape)
+
+    def opened(path: Path, *, shared: bool = False) -> Tensor:
+        return torch.from_file(str(path), shared, count, dtype=sample.dtype).view(shape)
+
+    def tokens(part: Tensor, rows: Array) -> Tensor:
+        return torch.cat([own[: lengths[row]] for own, row in zip(part, rows, strict=True)])
+
+    with kept.held(folder, "activations", key) as path:
+        if path.exists() and path.stat().st_size == count * sample.element_size():
+            stored = opened(path)
+            if kept.agree(stored[: ends[first[-1]]], tokens(sample, first)):
+                os.utime(path)
+                return stored, ends
+        _make_room(folder, count * sample.element_size())
+        with kept.written_aside(path) as aside:
+            with aside.open("wb") as file:
+                file.truncate(count * sample.element_size())
+            stored = opened(aside, shared=True)
+            order = np.argsort(-lengths, kind="stable")
+            with console.Bar("computing frozen layers", len(lengths)) as bar:
+                for start in range(0, len(order), batch_size):
+                    rows = order[start : start + batch_size]
+                    for row, own in zip(rows, compute(rows).cpu(), strict=True):
+                        stored[ends[row] - lengths[row] : ends[row]] = own[: lengths[row]]
+                    bar.advance(len(rows))
+            del stored
+        return opened(path), ends
 
 
 def _stored(

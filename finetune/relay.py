@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from finetune.freezing import set_train_mode
 
@@ -39,8 +40,11 @@ class Relay:
         self.filler = 0.0
         self.boundary = parts[-1][0]
         self.parts = [module.get_submodule(name) for name, _ in parts]
+        last = parts[-1][1].shape
         for part, (name, output) in zip(self.parts, parts, strict=True):
-            dummy = None if name == self.boundary else (output.shape[1:], output.dtype)
+            # What looks like the activation does so for texts of any length.
+            shape = None if output.shape == last else output.shape[1:]
+            dummy = None if name == self.boundary else (shape, output.dtype)
             # A bound method, not a closure: a deep copy of the module then has its own relay.
             vars(part).update(relay=self, dummy=dummy, forward=MethodType(_relayed, part))
         self.hooks = [
@@ -74,6 +78,7 @@ def _relayed(self: Any, *args: Any, **kwargs: Any) -> Any:
     if self.dummy is None:
         return activation
     shape, dtype = self.dummy
+    shape = activation.shape[1:] if shape is None else shape
     return filled(activation, shape, dtype, self.relay.filler)
 
 
@@ -105,7 +110,7 @@ def install(module: nn.Module, inputs: Inputs) -> Relay:
         relay = Relay(module, [(name, output) for name, output, _ in parts[:count]])
         activation = capture(module, relay, inputs)
         relay.filler = math.nan
-        if torch.equal(module(**blank, **{ARGUMENT: activation}), wanted):
+        if _equal(module(**blank, **{ARGUMENT: activation}), wanted):
             relay.filler = 0.0
             set_train_mode(module)
             if torch.equal(capture(module, relay, inputs), activation):
@@ -114,6 +119,12 @@ def install(module: nn.Module, inputs: Inputs) -> Relay:
             raise NotKept("dropout acts in the frozen part")
         relay.remove()
     raise NotKept("the model has no frozen boundary")
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Return whether two outputs hold the same tensors, as whatever the library gives them."""
+    tensors = [[t for t in tree_leaves(x) if isinstance(t, Tensor)] for x in (one, other)]
+    return all(map(torch.equal, *tensors))
 
 
 def _frozen_parts(module: nn.Module, inputs: Inputs) -> list[tuple[str, Tensor, float]]:

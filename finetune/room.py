@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -34,7 +33,9 @@ def make(fit: Fit) -> None:
     """On a CPU, take a micro-batch that memory has room for, unless the recipe gives one."""
     if fit.accelerator.device.type != "cpu" or fit.train.micro_batch_size:
         return
-    two = fit.samples.finish(fit.samples.read(np.array([0, 1]), 0), fit.accelerator.device)
+    two = fit.samples.finish(
+        fit.samples.read(fit.samples.longest_first()[:2], 0), fit.accelerator.device
+    )
     budget = SHARE * memory() / fit.accelerator.num_processes
     size = micro_batch(fit.module, two.inputs, fit.micro_batch_size, budget)
     if size < fit.micro_batch_size:
