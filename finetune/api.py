@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import console
+from finetune.errors import RecipeError
 from finetune.folder import opened
 from finetune.recipe import Recipe
 from finetune.run import Run
@@ -70,6 +71,25 @@ def features(recipe: Recipe, output: str | Path) -> None:
     from finetune import feature_table
 
     feature_table.write(recipe, output)
+
+
+def compare(
+    recipe: Recipe,
+    methods: str = "features,lora,full",
+    seeds: str = "0,1,2",
+    control: str = "false",
+    output: str | Path | None = None,
+) -> None:
+    """Fine-tune with several methods and seeds, and print what compares them.
+
+    Raises RecipeError for a method, a seed or a switch that is not allowed.
+    """
+    from finetune import compare
+
+    if control not in ("true", "false"):
+        raise RecipeError(f"control={control!r} is not allowed; give control=true or false.")
+    names, numbers = methods.split(","), compare.seeds_of(seeds)
+    compare.compare(recipe, names, numbers, control=control == "true", output=output).show()
 
 
 def show(recipe: Recipe, origins: Mapping[str, str] | None = None) -> None:

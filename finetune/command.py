@@ -78,6 +78,13 @@ def _features(own: Values, rest: list[str]) -> None:
     api.features(recipe, output=own["output"])
 
 
+def _compare(own: Values, rest: list[str]) -> None:
+    recipe, _ = _resolved(own, rest)
+    from finetune import api
+
+    api.compare(recipe, **{key: own[key] for key in own if key != "recipe"})
+
+
 def _recipes(own: Values, rest: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -167,6 +174,22 @@ data the test split counts; where it has one split only, all its rows do.""",
         {**_RECIPE, "*output": "a .parquet file"},
         ("finetune features recipe=resnet-cifar-features data=./photos output=features.parquet",),
         _features,
+        overrides=_ANY_KEY,
+    ),
+    "compare": Command(
+        "Fine-tune with several methods and seeds on an equal budget, and compare.",
+        {
+            **_RECIPE,
+            "methods": "methods by name; features,lora,full if not given",
+            "seeds": "seeds of training; 0,1,2 if not given",
+            "control": "true adds the recipe from random weights",
+            "output": "folder of all runs; runs/compare-NAME-DIGEST if not given",
+        },
+        (
+            "finetune compare recipe=vit-digits data.shots=10",
+            "finetune compare recipe=convnext-imagefolder data=./photos methods=features,full",
+        ),
+        _compare,
         overrides=_ANY_KEY,
     ),
     "recipes": Command("List the shipped recipes.", {}, ("finetune recipes",), _recipes),
