@@ -10,9 +10,7 @@ from finetune import Full, HubData, QuestionAnswering, Recipe, Train, Transforme
 recipe = Recipe(
     name="qa-squad",
     backbone=Transformers(name="google-bert/bert-base-uncased", max_length=384),
-    data=HubData(
-        path="rajpurkar/squad", question="question", context="context", label="answers"
-    ),
+    data=HubData(path="rajpurkar/squad", question="question", context="context", label="answers"),
     task=QuestionAnswering(),
     method=Full(),
     train=Train(epochs=3, batch_size=32, lr=5e-5, schedule="linear", warmup=0.1, weight_decay=0.01),
