@@ -31,16 +31,22 @@ def finetune(recipe: Recipe, output: str | Path | None = None) -> Run:
     return run
 
 
-def evaluate(run: str | Path | Run, data: Any = None, overrides: Sequence[str] = ()) -> None:
+def evaluate(
+    run: str | Path | Run,
+    data: Any = None,
+    overrides: Sequence[str] = (),
+    slices: Sequence[str] = (),
+) -> None:
     """Measure a finished run again, on its own test split or on `data`, and print what was found.
 
     Says whether the figures are those of the result to the last digit. `overrides` are further
-    `data.key=value`. Raises what `Run.load` and `Run.evaluate` do.
+    `data.key=value`, `slices` columns by whose values the rows are also told apart. Raises what
+    `Run.load` and `Run.evaluate` do.
     """
     from finetune import evaluation
 
     run = run if isinstance(run, Run) else Run.load(run)
-    evaluation.show(run, evaluation.measure(run, data, overrides))
+    evaluation.show(run, evaluation.measure(run, data, overrides, slices))
 
 
 def predict(
@@ -133,7 +139,7 @@ def _train(recipe: Recipe, folder: Any) -> None:
     tested, predictions = outcome.test(job, folder, accelerator)
     if accelerator.is_main_process:
         cost = {
-            "seconds": round(time.monotonic() - began, 3),
+            "seconds": round(time.monotonic() - began + training.pop("earlier_seconds", 0.0), 3),
             "peak_memory_bytes": environment.peak_memory(),
         }
         outcome.publish(folder, job, result | tested | {"cost": cost}, predictions)

@@ -56,6 +56,11 @@ def job(recipe: Recipe) -> Job:
             f"{n} unreadable inputs were left out of the {split} split."
             for split, n in skipped.items()
         ),
+        *(
+            f"In the {split} split {told}"
+            for split in SPLITS
+            if (told := getattr(sources[split], "cut", None))
+        ),
         f"Chosen for this machine ({device.type}): {', '.join(choices)}.",
     ]
     return Job(recipe, splits, target, network, module, samples, skipped, metrics, notes)

@@ -62,7 +62,8 @@ def _show(own: Values, rest: list[str]) -> None:
 def _evaluate(own: Values, rest: list[str]) -> None:
     from finetune import api
 
-    api.evaluate(own["run"], own.get("data"), rest)
+    slices = own["slices"].split(",") if "slices" in own else ()
+    api.evaluate(own["run"], own.get("data"), rest, slices)
 
 
 def _predict(own: Values, rest: list[str]) -> None:
@@ -139,11 +140,16 @@ COMMANDS = {
     ),
     "evaluate": Command(
         "Measure a finished run again, on its own test split or on other data.",
-        {"*run": "run folder", "data": "other data: a folder, table or hub id"},
+        {
+            "*run": "run folder",
+            "data": "other data: a folder, table or hub id",
+            "slices": "columns by whose values figures are told apart, with the worst slice named",
+        },
         (
             "finetune evaluate run=runs/photos",
             "finetune evaluate run=runs/photos data=./more_photos",
             "finetune evaluate run=runs/photos data=new.csv data.label=species",
+            "finetune evaluate run=runs/photos data=new.csv slices=camera,place",
         ),
         _evaluate,
         overrides="""\

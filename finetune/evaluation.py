@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from finetune import build, console, environment, override, summary, tables, wording
+from finetune import slices as sliced
 from finetune.data import assemble
 from finetune.data.base import DataSource
 from finetune.errors import DataError, RecipeError
@@ -19,6 +20,7 @@ from finetune.folder import write_json
 from finetune.loop import predict
 from finetune.protocols import SPLITS, Split, Splits
 from finetune.samples import Samples
+from finetune.slices import Slices
 
 if TYPE_CHECKING:
     from finetune.protocols import Table
@@ -43,24 +45,30 @@ class Measured:
     """Figures that are not those of the result, where `own`."""
     reasons: tuple[str, ...] = ()
     """What has changed since the run, where figures differ."""
+    slices: Slices = field(default_factory=dict)
+    """The metric that chooses on parts of the rows."""
 
 
-def measure(run: Run, data: Any = None, overrides: Sequence[str] = ()) -> Measured:
+def measure(
+    run: Run, data: Any = None, overrides: Sequence[str] = (), slices: Sequence[str] = ()
+) -> Measured:
     """Score the saved model on the run's own test split, or on `data`, and record the look.
 
     `data` is a short form as in `data=`, or an object that meets the protocol; `overrides` are
     further `data.key=value`. Of other data the test split counts, found by the same rules as for
     training; where the data has one split only, all its rows do. The model runs in float32 with
-    the batch size of the run, so that the same rows give the same figures. Raises DataError for
-    rows that cannot be used, RecipeError for a key that is not of the data.
+    the batch size of the run, so that the same rows give the same figures. `slices` are columns
+    by whose values the rows are also scored in parts. Raises DataError for rows that cannot be
+    used or a column that is not there, RecipeError for a key that is not of the data.
     """
     recipe, splits, used = _rows(run, data, overrides)
     same = splits.fingerprint == run.result["data"]["fingerprint"]
     own = same or (data is None and not overrides)
-    scores, count = _scored(run, recipe, splits, used, declared=same)
+    scores, parts, count = _scored(run, recipe, splits, used, slices, declared=same)
     name = splits.source.get("id") or splits.source.get("name") or "the data"
     which = "the test split" if used == ("test",) else "all rows, as there is one split only,"
-    measured = Measured(scores, f"{which} of {name}: {count:,} rows", splits.fingerprint, own)
+    rows = f"{which} of {name}: {count:,} rows"
+    measured = Measured(scores, rows, splits.fingerprint, own, slices=parts)
     if own:
         differences = tuple(_differences(run.result["test"], scores))
         reasons = tuple(_changes(run, same)) if differences else ()
@@ -130,9 +138,15 @@ def _with_data(recipe: Recipe, data: Any, overrides: Sequence[str]) -> Recipe:
 
 
 def _scored(
-    run: Run, recipe: Recipe, splits: Splits, used: Sequence[Split], *, declared: bool
-) -> tuple[dict[str, Any], int]:
-    """Return the scores of the saved model on the used splits together, and their number of rows.
+    run: Run,
+    recipe: Recipe,
+    splits: Splits,
+    used: Sequence[Split],
+    slices: Sequence[str],
+    *,
+    declared: bool,
+) -> tuple[dict[str, Any], Slices, int]:
+    """Return scores of the saved model on the used splits together and in slices, and their rows.
 
     `declared` says that labels are those of the run's own data, not to be matched by name.
     """
@@ -140,6 +154,7 @@ def _scored(
     network, target = run.network(), run.target()
     module = network.module.to(accelerator.device)
     sources, splits = build.open_splits(recipe, network, splits, used, augmented=False)
+    columns = sliced.cells([splits[split] for split in used if len(splits[split])], slices)
     for split in used:
         if count := len(splits.left_out.get(split, ())):
             console.say(f"{count} unreadable inputs were left out of the {split} split.")
@@ -161,8 +176,9 @@ def _scored(
         from finetune import metrics
 
         further = metrics.resolve(recipe.metrics, recipe.trust_remote_code)
-    truth = np.concatenate(targets)
-    return target.scores(np.concatenate(predictions), truth, metrics=further), len(truth)
+    given, truth = np.concatenate(predictions), np.concatenate(targets)
+    parts = sliced.scores(target, given, truth, columns)
+    return target.scores(given, truth, metrics=further), parts, len(truth)
 
 
 @dataclass(frozen=True)
@@ -258,6 +274,8 @@ def show(run: Run, measured: Measured) -> None:
         ]
         tables.show(f"{run.result['name']} on {measured.rows}", ["", "", "95 % interval"], rows)
     _show_classes(measured.scores.get("per_class", {}))
+    metric = run.target().metric
+    sliced.show(measured.slices, metric, measured.scores[metric.lstrip("-")])
     if not measured.own:
         return
     if not measured.differences:

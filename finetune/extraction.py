@@ -6,7 +6,7 @@ The same features serve the `features` method and full fine-tuning that starts f
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,35 +38,20 @@ def extract(
     batch_size: int = 64,
     device: torch.device | None = None,
     precision: str = "no",
+    pooled: Callable[[dict[str, Tensor]], Tensor] | None = None,
 ) -> Array:
-    """Return what the head sees of every sample, (samples, width), float32.
+    """Return what the head sees of every sample, or what `pooled` gives, (samples, width), float32.
 
     Computed once, in evaluation mode, and kept in `folder`: the same weights (head excluded),
     precision and `key` are read back. `key` names what else the features depend on: preprocessing,
-    data, split. Raises TrainingError if a feature is not finite.
+    data, split, pooling. Raises TrainingError if a feature is not finite.
     """
     device = device or next(network.module.parameters()).device
     network.module.to(device).eval()
     if not len(source):
         raise TrainingError("There is no sample to extract features from.")
 
-    def compute(samples: int) -> Array:
-        """Return the features of the first samples."""
-
-        def read(start: int) -> dict[str, Tensor]:
-            return source.read(np.arange(start, min(start + batch_size, samples)), 0)
-
-        starts, depth = range(0, samples, batch_size), 0 if device.type == "cpu" else 2
-        parts = []
-        with torch.inference_mode(), console.Bar("extracting features", samples) as bar:
-            for raw in ahead(read, starts, depth):
-                moved = {name: t.to(device, non_blocking=True) for name, t in raw.items()}
-                with autocast(device, precision):
-                    features = network.features(source.finish(moved))
-                parts.append(features.float().cpu().numpy())
-                bar.advance(len(features))
-        return np.concatenate(parts)
-
+    how = pooled or network.features, source, batch_size, device, precision
     heads = tuple(f"{name}." for name in network.head())
     tensors = network.module.state_dict().items()
     whole = dict(key) | {
@@ -78,10 +63,10 @@ def extract(
     }
     with kept.held(folder, "features", whole) as path:
         if (found := _read(path)) is not None:
-            first = compute(min(kept.CHECKED, len(source)))
+            first = _computed(np.arange(min(kept.CHECKED, len(source))), *how)
             if kept.agree(torch.from_numpy(found[: len(first)]), torch.from_numpy(first)):
                 return found
-        features = compute(len(source))
+        features = _computed(np.arange(len(source)), *how)
         bad = np.flatnonzero(~np.isfinite(features).all(1))
         if len(bad):
             raise TrainingError(
@@ -94,6 +79,31 @@ def extract(
         except OSError as error:
             console.say(f"The features could not be kept in {folder} ({error}).")
     return features
+
+
+def _computed(
+    rows: Array,
+    pooled: Callable[[dict[str, Tensor]], Tensor],
+    source: Source,
+    batch_size: int,
+    device: torch.device,
+    precision: str,
+) -> Array:
+    """Return the features of these samples; those of like length are computed together."""
+    order = rows if source.lengths is None else rows[np.argsort(-source.lengths[rows])]
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    parts, depth = [], 0 if device.type == "cpu" else 2
+    with torch.inference_mode(), console.Bar("extracting features", len(order)) as bar:
+        for raw in ahead(lambda batch: source.read(batch, 0), batches, depth):
+            moved = {name: t.to(device, non_blocking=True) for name, t in raw.items()}
+            with autocast(device, precision):
+                features = pooled(source.finish(moved))
+            parts.append(features.float().cpu().numpy())
+            bar.advance(len(features))
+    together = np.concatenate(parts)
+    result = np.empty_like(together)
+    result[np.searchsorted(rows, order)] = together
+    return result
 
 
 def _read(path: Path) -> Array | None:

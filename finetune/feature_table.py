@@ -48,6 +48,10 @@ def write(recipe: Recipe, output: str | Path) -> int:
             "own. Take a task that reads rows one by one, such as task=text-classification."
         )
     key = {"inputs": repr(network.inputs), "data": splits.fingerprint}
+    # What a text model's head sees is not yet the embedding that its pooled states are.
+    pooled = getattr(network, "embeddings", None)
+    if pooled is not None:
+        key["pooling"] = getattr(network, "embedding", "")
     computed = {
         split: extraction.extract(
             network,
@@ -57,6 +61,7 @@ def write(recipe: Recipe, output: str | Path) -> int:
             batch_size=recipe.train.eval_batch_size,
             device=device,
             precision=precision,
+            pooled=pooled,
         )
         for split in SPLITS
     }

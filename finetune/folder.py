@@ -19,6 +19,10 @@ from finetune.checkpoint import Checkpoints
 from finetune.errors import Interrupted, RecipeError, RunError
 from finetune.recipe import Recipe, difference
 
+RESULT = "result.json"
+EARLIER = "earlier_result.json"
+"""The result before a run went on for more epochs: its looks at the test count on."""
+
 
 class Folder:
     """A run folder being written by this process, or watched by one that is not the first."""
@@ -64,7 +68,15 @@ class Folder:
 
     def finished(self) -> bool:
         """Whether the run has its result."""
-        return (self.path / "result.json").is_file()
+        return (self.path / RESULT).is_file()
+
+    def earlier_looks(self) -> list[dict[str, Any]]:
+        """Return the looks at the test split from before the run went on for more epochs."""
+        path = self.path / EARLIER
+        if not path.is_file():
+            return []
+        looks: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))["looks_at_test"]
+        return looks
 
     @contextmanager
     def stops_between_updates(self) -> Iterator[None]:
@@ -178,7 +190,8 @@ def _compare(folder: Folder, text: str, recipe: Recipe) -> None:
     extended = earlier.train.model_copy(update={"epochs": epochs})
     longer = epochs > earlier.train.epochs
     if longer and earlier.model_copy(update={"train": extended}) == recipe:
-        (folder.path / "result.json").unlink(missing_ok=True)
+        if folder.finished():
+            os.replace(folder.path / RESULT, folder.path / EARLIER)
     elif changes := difference(earlier, recipe):
         lines = "\n".join(f"  {line}" for line in changes)
         raise RunError(f"{folder.path} holds a run of another recipe:\n{lines}\n{advice}")

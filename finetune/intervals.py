@@ -41,6 +41,11 @@ def wilson(hits: float, n: float) -> Interval:
     return float(low), float(high)
 
 
+def unless_perfect(bounds: Interval, n: float) -> Interval:
+    """Return the interval, or Wilson's of n hits in n where the score is 1 in every resample."""
+    return wilson(n, n) if bounds == (1.0, 1.0) else bounds
+
+
 def resamples(n: int, seed: int = 0) -> Iterator[Array]:
     """Yield how often each of n samples was drawn, as float32 (n, some resamples).
 

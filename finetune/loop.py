@@ -94,6 +94,7 @@ class Fit:
         not finite, and Interrupted, with the state saved, when the process was asked to stop.
         """
         self.resume()
+        earlier = self.at.seconds
         room.make(self)
         with (
             self.folder.stops_between_updates(),
@@ -110,6 +111,7 @@ class Fit:
             "updates": self.done,
             "best_epoch": self.at.best_epoch,
             "seconds": round(self.at.seconds, 3),
+            "earlier_seconds": earlier,
             "samples_per_second": round(self.samples_of(self.done) / max(self.at.seconds, 1e-9), 1),
             "micro_batch_size": self.micro_batch_size,
         }
@@ -159,14 +161,15 @@ class Fit:
         stop = self.folder.stop_asked
         save = time.monotonic() - self.last_saved >= self.train.save_seconds
         if self.accelerator.num_processes == 1:
-            return float(weight), stop, save
+            return float(weight) or 1.0, stop, save
         device = self.accelerator.device
         own = torch.stack([weight, weight.new_tensor(stop), weight.new_tensor(save)])
         whole, *wishes = self.accelerator.reduce(own.to(device))
         # Reading a value off an accelerator makes it wait.
         looks = device.type == "cpu" or self.at.update % LOOK == 0
         stop, save = (bool(wish) for wish in wishes) if looks else (False, False)
-        return whole, stop, save
+        # Where no label counts, losses and gradients are 0, whatever they are divided by.
+        return whole + (whole == 0), stop, save
 
     def update(self, batch: Batch, weight: float | Tensor) -> Tensor:
         """Make one update, the same however the batch is cut; return this process's loss, ().
@@ -275,8 +278,9 @@ class Fit:
         self.at.epoch, self.at.update = self.at.epoch + 1, 0
         self.folder.log(epoch=self.at.epoch, validation=values, seconds=self.seconds)
         name = target.metric.lstrip("-")
-        bar.advance(0, **{name: values[name]})
-        value = -values[name] if target.metric.startswith("-") else values[name]
+        value = math.nan if values[name] is None else values[name]
+        bar.advance(0, **{name: value})
+        value = -value if target.metric.startswith("-") else value
         if self.at.best is None or value > self.at.best or math.isnan(self.at.best):
             self.at.best, self.at.best_epoch = value, self.at.epoch
             self.state.best = {k: v.cpu().clone() for k, v in learned(module).items()}

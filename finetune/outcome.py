@@ -83,7 +83,8 @@ def test(job: Job, folder: Folder, accelerator: Accelerator) -> tuple[dict[str, 
         result[split] = target.scores(predictions[split], samples.truth, metrics=job.metrics)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     look = {"time": now, "precision": "fp32", "batch_size": train.eval_batch_size}
-    result["looks_at_test"] = [look | {"n": len(job.samples["test"].truth)}]
+    look |= {"n": len(job.samples["test"].truth)}
+    result["looks_at_test"] = [*folder.earlier_looks(), look]
     return result, predictions["test"]
 
 
@@ -104,10 +105,27 @@ def describe(job: Job, folder: Folder) -> dict[str, Any]:
             "rows": {split: len(samples.truth) for split, samples in job.samples.items()},
             "classes": job.target.classes,
             "skipped": job.skipped,
+            "padding": padding(job),
         },
         "parameters": manifest(job.module),
         "notes": folder.sentences,
     }
+
+
+def padding(job: Job) -> dict[str, float]:
+    """Return the share of padding in the batches of each split; nothing where none is padded."""
+    train, shares = job.train, dict[str, float]()
+    for split, samples in job.samples.items():
+        share = getattr(samples.source, "padding", None)
+        if share is None:
+            continue
+        if split == "train" and job.method.descends:
+            size = train.batch_size
+            order = samples.order(train.sampling, train.seed, 0, size)
+        else:
+            size, order = train.eval_batch_size, samples.longest_first()
+        shares[split] = share(order, size)
+    return shares
 
 
 def publish(folder: Folder, job: Job, result: dict[str, Any], predictions: Array) -> None:

@@ -49,7 +49,7 @@ class Run:
         return {
             name: figure["value"]
             for name, figure in self.result["test"].items()
-            if "value" in figure
+            if name != "per_class"
         }
 
     @property

@@ -21,6 +21,7 @@ from finetune.intervals import (
     linearised,
     linearised_share,
     percentiles,
+    unless_perfect,
     wilson,
 )
 from finetune.metric_entry import Entry, Kind, f1_of
@@ -189,7 +190,8 @@ def _bounds(
         if entry.proportion:
             bounds[name] = wilson(value * len(true), len(true))
         elif entry.gradient:
-            bounds[name] = linearised_share(value, entry.gradient(given, true))
+            found = linearised_share(value, entry.gradient(given, true))
+            bounds[name] = unless_perfect(found, len(true))
         elif entry.rows:
             resampled[name] = (entry.rows(given, true), entry.combine)
         else:
@@ -200,7 +202,7 @@ def _bounds(
             )
     replicates = bootstrap([*resampled.values(), *([(counts, f1_of)] if classes else [])])
     for name, replicate in zip(resampled, replicates, strict=False):
-        bounds[name] = percentiles(values[name], replicate)
+        bounds[name] = unless_perfect(percentiles(values[name], replicate), len(true))
     return bounds, _per_class(counts, replicates[-1], classes) if classes else {}
 
 
@@ -208,6 +210,7 @@ def _per_class(counts: Any, replicates: Array, classes: Sequence[str]) -> dict[s
     """Return precision, recall and F1 with intervals and the number of samples of each class."""
     totals = np.asarray(counts.sum(0), dtype=float).ravel()
     hits, guessed, there = np.split(totals, 3)
+    either = guessed + there - hits
     f1 = f1_of(totals[:, None])[:, 0]
 
     def figure(value: float, n: float, bounds: Interval) -> dict[str, Any]:
@@ -219,7 +222,9 @@ def _per_class(counts: Any, replicates: Array, classes: Sequence[str]) -> dict[s
         name: {
             "precision": figure(hits[i] / guessed[i], guessed[i], wilson(hits[i], guessed[i])),
             "recall": figure(hits[i] / there[i], there[i], wilson(hits[i], there[i])),
-            "f1": figure(f1[i], guessed[i] + there[i] - hits[i], percentiles(f1[i], replicates[i])),
+            "f1": figure(
+                f1[i], either[i], unless_perfect(percentiles(f1[i], replicates[i]), either[i])
+            ),
             "n": int(there[i]),
         }
         for i, name in enumerate(classes)

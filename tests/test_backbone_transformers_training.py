@@ -21,6 +21,7 @@ from finetune.errors import BackboneError, RecipeError
 from finetune.methods import FeatureExtraction, Full, LoRA, NormBias
 from finetune.methods.lora import adaptable
 from finetune.protocols import Form
+from finetune.texts.language import Continuation
 from finetune.texts.reading import Texts
 
 CLASSES = ("bad", "fair", "good")
@@ -317,6 +318,7 @@ import json, sys, time
 from finetune.backbones import Transformers
 from finetune.errors import BackboneError
 from finetune.protocols import Form
+from finetune.texts.language import Continuation
 from finetune.texts.reading import Texts
 for fields in json.loads(sys.argv[1]):
     began = time.monotonic()
@@ -360,3 +362,20 @@ def test_the_hub_and_then_the_cache(models: dict[str, Path], tmp_path: Path) -> 
     assert missing["seconds"] < 10
     for part in ("cannot be reached", "connect", "backbone=FOLDER", "backbone=minilm"):
         assert part in missing["error"]
+
+
+def test_a_family_in_which_packed_texts_would_mix_is_refused(tmp_path: Path) -> None:
+    from transformers import OPTConfig, OPTForCausalLM
+
+    packed, alone = (Form("continue", Continuation(packed)) for packed in (True, False))
+    config = OPTConfig(
+        vocab_size=400, hidden_size=16, ffn_dim=32, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=128, word_embed_proj_dim=16,
+    )  # fmt: skip
+    OPTForCausalLM(config).save_pretrained(tmp_path)
+    tiny_texts.tokenizer("gpt2").save_pretrained(tmp_path)
+    with pytest.raises(BackboneError, match=r"family opt.* see one another.*task\.packed=false"):
+        network(tmp_path, packed)
+    assert network(tmp_path, alone).form is alone
+    for family in CAUSAL:
+        assert network(tiny_texts.folder(tmp_path / "models", family), packed).form is packed

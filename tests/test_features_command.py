@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from conftest import TINY_VIT
 
 from finetune import DataError, Recipe, api, build
 from finetune.command import main
+from finetune.recipe import load
 from recipes.vit_digits import recipe as vit_digits
 
 TINY = vit_digits.override(*TINY_VIT, "train.precision=no", "data.shots=10")
@@ -150,3 +152,26 @@ def test_features_need_no_labels(tmp_path: Path) -> None:
     rows = rows_of(tmp_path / "f.parquet")
     assert len(rows) == 12
     assert set(rows[0]) == {"split", "row", "features"}
+
+
+def test_texts_become_sentence_embeddings(tmp_path: Path) -> None:
+    import tiny_texts
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = tiny_texts.folder(tmp_path / "model", "bert")
+    texts = [" ".join(tiny_texts.SENTENCES[0].split()[: 1 + n % 9]) + f" {n}" for n in range(30)]
+    rows = [{"text": text, "label": "ab"[n % 2]} for n, text in enumerate(texts)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    output = tmp_path / "features.parquet"
+    words = [f"backbone={folder}", f"data={tmp_path / 'rows.jsonl'}", "train.precision=no"]
+    assert main(["features", "recipe=bert-sst2", *words, "data.text=text", f"output={output}"]) == 0
+    found = rows_of(output)
+    assert len(found) == 30
+    splits = build.job(load("bert-sst2").override(*words, "train.batch_size=2")).splits
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
+    given = tokenizer(list(splits.train["text"]), padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        states, mask = model(**given).last_hidden_state, given["attention_mask"][..., None]
+        mean = (states * mask).sum(1) / mask.sum(1)
+    trained = [row["features"] for row in found if row["split"] == "train"]
+    assert np.allclose(trained, mean.numpy(), atol=1e-5)

@@ -85,8 +85,9 @@ def test_another_script_is_refused(tmp_path: Path) -> None:
 
 def test_only_more_epochs_extend_a_finished_run(tmp_path: Path) -> None:
     with opened(tmp_path, digits) as folder:
-        write_json(tmp_path / "result.json", {})
+        write_json(tmp_path / "result.json", {"looks_at_test": [{"n": 7}]})
         assert folder.finished()
+        assert folder.earlier_looks() == []
     with opened(tmp_path, digits) as folder:
         assert folder.finished()
     with pytest.raises(RunError, match="train.epochs: 10 -> 2"):
@@ -94,6 +95,7 @@ def test_only_more_epochs_extend_a_finished_run(tmp_path: Path) -> None:
     longer = digits.override("train.epochs=12")
     with opened(tmp_path, longer) as folder:
         assert not folder.finished()
+        assert folder.earlier_looks() == [{"n": 7}]
     assert Recipe.from_yaml((tmp_path / "recipe.yaml").read_text()) == longer
 
 

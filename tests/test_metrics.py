@@ -453,3 +453,14 @@ def test_resampled_means_spread_as_they_should() -> None:
     low, high = grouped(lambda keep: float(rows[keep].mean()), float(rows.mean()), 2000)
     assert low is not None and high is not None
     assert high - low == pytest.approx(2 * 2.09 * rows.std() / np.sqrt(2000), rel=0.4)
+
+
+def test_a_perfect_score_of_few_rows_is_not_certain() -> None:
+    true = np.array([0, 1] * 5)
+    given = np.where(np.eye(2)[true] > 0, 0.9, 0.1)
+    result = score("classes", given, true, ["a", "b"])
+    low = result["accuracy"]["low"]
+    assert low == pytest.approx(10 / (10 + 1.96**2), abs=1e-3)
+    for name in ("macro_f1", "balanced_accuracy", "auroc", "matthews_correlation"):
+        assert (result[name]["low"], result[name]["high"]) == (low, 1.0), name
+    assert result["per_class"]["a"]["f1"]["low"] == pytest.approx(5 / (5 + 1.96**2), abs=1e-3)

@@ -46,7 +46,7 @@ def test_a_text_is_what_its_tokenizer_makes_of_it(family: str, tmp_path: Path) -
     assert found.keys() == expected.keys()
     for name in expected:
         assert torch.equal(found[name], expected[name]), name
-    assert source.cut_rows == 0
+    assert source.cut is None
 
 
 def test_what_is_cut_off_is_counted(tmp_path: Path) -> None:
@@ -56,6 +56,8 @@ def test_what_is_cut_off_is_counted(tmp_path: Path) -> None:
     assert source.cut_rows == sum(length > 6 for length in lengths)
     assert source.cut_tokens == sum(max(0, length - 6) for length in lengths)
     assert source.lengths.max() == 8
+    told = f"{source.cut_rows} of {len(source)} rows are too long: the last {source.cut_tokens} of"
+    assert source.cut.startswith(told)
     again = reader.source(table(text=[*SENTENCES, "a film"]), tmp_path)
     assert (again.cut_rows, again.cut_tokens) == (source.cut_rows, source.cut_tokens)
 
@@ -120,6 +122,24 @@ def test_each_word_is_told_once_at_its_first_token(family: str, size: int, tmp_p
             word = words[source.rows[sample]][at[place]]
             first = reader.tokenizer([word], is_split_into_words=True, add_special_tokens=False)
             assert ids[place] == first["input_ids"][0]
+
+
+@pytest.mark.parametrize("family", ["roberta", "gpt2", "llama", "bert", "t5"])
+def test_words_have_the_tokens_that_they_have_in_a_text(family: str, tmp_path: Path) -> None:
+    reader = inputs(Words(), family, size=64)
+    source = reader.source(table(words=[text.split() for text in SENTENCES]), tmp_path)
+    for row, text in enumerate(SENTENCES):
+        in_text = reader.tokenizer(text)["input_ids"]
+        assert source.columns["input_ids"].row(row).tolist() == in_text
+
+
+def test_what_is_cut_off_pairs_is_counted_once(tmp_path: Path) -> None:
+    columns = {"text": [*SENTENCES], "text_pair": [*SENTENCES[::-1]]}
+    reader = inputs(Texts(pair=True), size=24)
+    whole = reader.tokenizer(**columns)["input_ids"]
+    source = reader.source(table(**columns), tmp_path)
+    assert source.cut_tokens == sum(max(0, len(ids) - 24) for ids in whole) > 0
+    assert source.lengths.tolist() == [min(len(ids), 24) for ids in whole]
 
 
 def test_windows_over_a_context_hold_all_of_it(tmp_path: Path) -> None:
@@ -232,6 +252,14 @@ def test_only_what_the_assistant_says_is_learned(
     assert (label[counted] == ids[counted + 1]).all()
 
 
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_tokenizer_may_have_no_end_of_text(template: str) -> None:
+    tokenizer = tiny_texts.tokenizer("gpt2")
+    tokenizer.eos_token = None
+    source, reasons = TextInputs(tokenizer, Chats(template=template), 64).read([{"messages": CHAT}])
+    assert len(source) == 1 and not reasons
+
+
 def test_a_template_by_name_is_saved_with_the_model_and_others_are_refused() -> None:
     tokenizer = tiny_texts.tokenizer("gpt2")
     TextInputs(tokenizer, Chats(), 64)
@@ -246,6 +274,10 @@ def test_a_template_by_name_is_saved_with_the_model_and_others_are_refused() -> 
         ({"messages": []}, "there are no messages"),
         ({"messages": [{"role": "user"}]}, "a message lacks its role or content"),
         ({"messages": CHAT[:1]}, "no message is the assistant's"),
+        (
+            {"messages": [{"role": "assistant", "content": None}]},
+            "the content of a message is no text",
+        ),
     ],
 )
 def test_conversations_that_cannot_be_used(cells: dict[str, Any], reason: str) -> None:
@@ -268,4 +300,4 @@ def test_batches_hold_samples_of_like_length(tmp_path: Path) -> None:
     # Batches of long and of short texts follow one another in no order.
     means = lengths[:992].reshape(-1, 32).mean(1)
     assert abs(np.corrcoef(np.arange(31), means)[0, 1]) < 0.5
-    assert source.padding(32) < 0.03 < 1 - lengths.mean() / 62
+    assert source.padding(order, 32) < 0.04 < 1 - lengths.mean() / 62

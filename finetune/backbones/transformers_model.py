@@ -81,7 +81,9 @@ def assembled(
                 generation.pad_token_id = tokenizer.pad_token_id
             kept = True
     tokenizer.model_max_length = _max_length(value, module, tokenizer)
-    start = config.decoder_start_token_id if form.head == "generate" else None
+    start = _decoder_start(value, module) if form.head == "generate" else None
+    if getattr(form.reading, "packed", False):
+        vocabulary.check_packing(module, value.public_name)
     network = TransformersNetwork(
         module,
         TextInputs(tokenizer, form.reading, tokenizer.model_max_length, start),
@@ -316,9 +318,17 @@ def _make_fresh(module: Any, names: list[str]) -> None:
             module._init_weights(part)
 
 
-def _decoder_start(module: Any, form: Form) -> int | None:
-    """Return the token that a decoder begins with, where the task says what it reads."""
-    return module.config.decoder_start_token_id if form.head == "generate" else None
+def _decoder_start(value: Transformers, module: Any) -> int:
+    """Return the token that a decoder begins with; BackboneError where the model names none."""
+    config, generation = module.config, module.generation_config
+    known = config.decoder_start_token_id, generation.decoder_start_token_id
+    for token in (*known, getattr(config, "bos_token_id", None)):
+        if token is not None:
+            return int(token)
+    raise BackboneError(
+        f"{value.public_name!r} does not say which token its decoder begins with. Give its number: "
+        "backbone.args.decoder_start_token_id=NUMBER."
+    )
 
 
 def _constants(module: nn.Module) -> list[str]:
@@ -340,6 +350,7 @@ def _max_length(value: Transformers, module: Any, tokenizer: Any) -> int:
         # RoBERTa counts positions from behind the padding's.
         if isinstance(part, nn.Embedding) and name.endswith("position_embeddings"):
             limit = part.num_embeddings - (0 if part.padding_idx is None else part.padding_idx + 1)
+    limit = None if limit is not None and limit < 1 else limit  # XLNet's -1 is no limit
     if value.max_length is not None:
         if limit and value.max_length > limit:
             raise BackboneError(

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from finetune.errors import BackboneError
+
 CHUNK = 2**25
 """Logits held at once while losses are computed."""
 
@@ -134,3 +136,28 @@ def _until_head(self: Any, **inputs: Any) -> Hidden:
     device = found[0].device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     return Hidden(found[0], self, dtype)
+
+
+def check_packing(model: Any, name: str) -> None:
+    """Raise BackboneError where a model sees one document from the next in a packed sample.
+
+    Positions that begin anew are what keeps documents apart; some families do not look at them.
+    """
+    ids = torch.arange(6)[None] % model.config.vocab_size
+    if model.device.type == "meta":
+        return
+    model.eval()
+    places = torch.arange(3)
+    try:
+        with torch.inference_mode():
+            both = model(input_ids=ids, position_ids=torch.cat([places, places])[None]).states
+            alone = model(input_ids=ids[:, 3:], position_ids=places[None]).states
+        # Rounding is far below this, and what attention brings from another text above it.
+        apart = bool((both[:, 3:] - alone).abs().max() < 1e-4 * alone.abs().max())
+    except (TypeError, ValueError, RuntimeError):
+        apart = False
+    if not apart:
+        raise BackboneError(
+            f"{name!r} is of the family {model.config.model_type}, in which packed "
+            "texts would see one another. Set task.packed=false: each text is then a sample."
+        )

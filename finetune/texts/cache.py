@@ -18,7 +18,7 @@ from finetune.samples import Ragged
 from finetune.texts.encoded import Encoded
 from finetune.texts.source import Special, fill
 
-LAYOUT = 1
+LAYOUT = 2
 """Part of every key: a change of what is kept makes earlier files unused."""
 CHUNK = 1000
 """Rows tokenised at a time."""

@@ -75,10 +75,12 @@ class TextInputs:
         """
         columns = {name: table[name] for name in self.columns if name in table.column_names}
         failures = []
-        for row in range(len(table)):
-            cells = {name: column[row] for name, column in columns.items()}
-            if reason := self.reading.problem(cells, self.tokenizer, self.max_length):
-                failures.append(Failure(row, f"row {row}", reason))
+        for start in range(0, len(table), kept.CHUNK):
+            part = [column[start : start + kept.CHUNK] for column in columns.values()]
+            for row, values in enumerate(zip(*part, strict=True), start):
+                cells = dict(zip(columns, values, strict=True))
+                if reason := self.reading.problem(cells, self.tokenizer, self.max_length):
+                    failures.append(Failure(row, f"row {row}", reason))
         if failures:
             raise UnreadableInputs(failures, "row")
         loaded = kept.load(cache / "tokens", repr(self), columns, len(table), self._encode)

@@ -17,14 +17,15 @@ TEMPLATES = {
     "chatml": (
         "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
         "{% if m['role'] == 'assistant' %}"
-        "{% generation %}{{ m['content'] + '<|im_end|>' + eos_token }}{% endgeneration %}{{ '\n' }}"
+        "{% generation %}{{ m['content'] + '<|im_end|>' + (eos_token or '') }}"
+        "{% endgeneration %}{{ '\n' }}"
         "{% else %}{{ m['content'] + '<|im_end|>\n' }}{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     ),
     "simple": (
         "{% for m in messages %}{{ m['role'] + ':\n' }}"
         "{% if m['role'] == 'assistant' %}"
-        "{% generation %}{{ m['content'] + eos_token }}{% endgeneration %}{{ '\n' }}"
+        "{% generation %}{{ m['content'] + (eos_token or '') }}{% endgeneration %}{{ '\n' }}"
         "{% else %}{{ m['content'] + '\n\n' }}{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}{{ 'assistant:\n' }}{% endif %}"
     ),
@@ -104,6 +105,8 @@ class Chats:
             return "there are no messages"
         if not all(isinstance(m, Mapping) and {"role", "content"} <= m.keys() for m in messages):
             return "a message lacks its role or content"
+        if not all(isinstance(m["content"], str) for m in messages):
+            return "the content of a message is no text"
         if not any(m["role"] == "assistant" for m in messages):
             return "no message is the assistant's"
         return None

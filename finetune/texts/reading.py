@@ -31,6 +31,10 @@ class Reading(Protocol):
         ...
 
 
+PAIR = ("text", "text_pair")
+"""What a tokenizer calls its arguments."""
+
+
 @dataclass(frozen=True)
 class Texts:
     """A text, or a pair of them, as one sequence; what is too long is cut off."""
@@ -40,7 +44,7 @@ class Texts:
     @property
     def columns(self) -> tuple[str, ...]:
         """The text, and the second one of a pair."""
-        return ("text", "text_pair") if self.pair else ("text",)
+        return PAIR if self.pair else PAIR[:1]
 
     def problem(self, cells: Mapping[str, Any], tokenizer: Any, max_length: int) -> str | None:
         """Return why a row cannot be used: it has no text."""
@@ -49,11 +53,13 @@ class Texts:
     def encode(self, rows: Rows, tokenizer: Any, max_length: int) -> Encoded:
         """Return one sample for each row."""
         columns = [list(rows[name]) for name in self.columns]
-        given = tokenizer(*columns, truncation=True, max_length=max_length)
+        given, cut = _tokenised(
+            tokenizer, max_length, dict(zip(self.columns, columns, strict=True))
+        )
         encoded = Encoded()
         for row, names in enumerate(_inputs(given)):
             encoded.add(row, **names)
-            encoded.cut(_overflow(given, row))
+            encoded.cut(cut[row])
         return encoded
 
 
@@ -82,8 +88,9 @@ class Words:
 
     def encode(self, rows: Rows, tokenizer: Any, max_length: int) -> Encoded:
         """Return one or more samples for each row."""
+        space = " " if _spaced(tokenizer) else ""
         given = tokenizer(
-            [list(words) for words in rows["words"]],
+            [[space * (n > 0) + word for n, word in enumerate(words)] for words in rows["words"]],
             is_split_into_words=True,
             truncation=True,
             max_length=max_length,
@@ -189,17 +196,17 @@ class TextToText:
     def encode(self, rows: Rows, tokenizer: Any, max_length: int) -> Encoded:
         """Return one sample for each row."""
         sources = [self.prefix + source for source in rows["source"]]
-        given = tokenizer(sources, truncation=True, max_length=max_length)
+        given, cut = _tokenised(tokenizer, max_length, {"text": sources})
         targets: Any = None
         if rows.get("target") is not None:
-            limit = {"truncation": True, "max_length": self.max_target_length}
-            targets = tokenizer(text_target=list(rows["target"]), **limit)
+            written = {"text_target": list(rows["target"])}
+            targets, more = _tokenised(tokenizer, self.max_target_length, written)
+            cut = [one + other for one, other in zip(cut, more, strict=True)]
         encoded = Encoded()
         for row, names in enumerate(_inputs(given)):
             label = {} if targets is None else {"label": targets["input_ids"][row]}
             encoded.add(row, **names, **label)
-            more = 0 if targets is None else _overflow(targets, row)
-            encoded.cut(_overflow(given, row) + more)
+            encoded.cut(cut[row])
         return encoded
 
 
@@ -223,12 +230,31 @@ def _inputs(given: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _overflow(given: Any, row: int) -> int:
-    """Return how many tokens of a row were cut off."""
-    encodings = getattr(given, "encodings", None)
-    if encodings is None:  # a tokenizer in Python does not tell
-        return 0
-    return sum(part.special_tokens_mask.count(0) for part in encodings[row].overflowing)
+def _tokenised(
+    tokenizer: Any, max_length: int, columns: Mapping[str, list[str]]
+) -> tuple[Any, list[int]]:
+    """Return what the tokenizer gives, and how many tokens were cut off each row.
+
+    `columns` are named as its arguments are.
+    """
+    given = tokenizer(**columns, verbose=False)
+    cut = [max(0, len(ids) - max_length) for ids in given["input_ids"]]
+    if long := [row for row, tokens in enumerate(cut) if tokens]:
+        some = {name: [texts[row] for row in long] for name, texts in columns.items()}
+        shorter = tokenizer(**some, truncation=True, max_length=max_length)
+        for name, cells in shorter.items():
+            for row, cell in zip(long, cells, strict=True):
+                given[name][row] = cell
+    return given, cut
+
+
+def _spaced(tokenizer: Any) -> bool:
+    """Return whether a word has other tokens after a space than it has alone, as in GPT-2."""
+
+    def tokens(given: Any) -> Any:
+        return tokenizer(given, is_split_into_words=not isinstance(given, str))["input_ids"]
+
+    return bool(tokens("a b") != tokens(["a", "b"]) and tokens("a b") == tokens(["a", " b"]))
 
 
 def _stride(wanted: int, max_length: int, tokenizer: Any) -> int:

@@ -106,12 +106,25 @@ class TextSource:
         texts: list[str] = self.tokenizer.batch_decode(filled, skip_special_tokens=True)
         return texts
 
-    def padding(self, batch_size: int) -> float:
-        """Return the share of padding among the tokens of batches formed by length."""
-        lengths = np.sort(self.columns["input_ids"].lengths) if len(self) else np.zeros(0)
-        batches = [lengths[i : i + batch_size] for i in range(0, len(lengths), batch_size)]
+    def padding(self, order: Array, batch_size: int) -> float:
+        """Return the share of padding among the tokens of batches of this size, in this order."""
+        names = ("input_ids", "label") if self.special.decoder_start is not None else ("input_ids",)
+        columns = [self.columns[name].lengths[order] for name in names if name in self.columns]
+        starts = range(0, len(order), batch_size)
+        batches = [lengths[i : i + batch_size] for lengths in columns for i in starts]
         filled = sum(int(batch.max()) * len(batch) for batch in batches)
-        return 1 - float(lengths.sum()) / filled if filled else 0.0
+        return 1 - sum(int(batch.sum()) for batch in batches) / filled if filled else 0.0
+
+    @property
+    def cut(self) -> str | None:
+        """What was cut off rows that are too long, in words; None if nothing was."""
+        if not self.cut_rows:
+            return None
+        share = self.cut_tokens / (self.cut_tokens + int(self.lengths.sum()))
+        return (
+            f"{self.cut_rows:,} of {self.table_rows:,} rows are too long: the last "
+            f"{self.cut_tokens:,} of their tokens are cut off ({share:.1%} of all)."
+        )
 
 
 def fill(name: str, special: Special) -> int:

@@ -1,4 +1,4 @@
-"""The benchmark script runs, part by part, and writes its tables; how fast is not asked here."""
+"""The benchmarks run, part by part, and write their tables; how fast is not asked here."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as Pillow
 
-SCRIPT = Path(__file__).with_name("vision.py")
+VISION, TEXT = (Path(__file__).with_name(f"{name}.py") for name in ("vision", "text"))
+PARTS = {
+    VISION: ["training", "features", "photos", "frozen"],
+    TEXT: ["full", "lora", "embeddings", "top-layer", "packing", "accuracy"],
+}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder laid out like the real one, with noise for images."""
+    """Return a folder laid out like the real one, with noise for images and texts alike."""
     folder = tmp_path_factory.mktemp("data")
     random = np.random.default_rng(0)
 
@@ -31,6 +35,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = folder / "cifar10" / "plain_text" / f"{split}-00000-of-00001.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         Dataset.from_dict(rows, features=form).to_parquet(path)
+    for split, count in (("train", 128), ("validation", 32), ("test", 32)):
+        said = [f"speech {n} of a play, {'so good' if n % 2 else 'so bad'}" for n in range(count)]
+        for name, rows in (
+            ("sst2", {"sentence": said, "label": [n % 2 for n in range(count)]}),
+            ("tinyshakespeare", {"text": said}),
+        ):
+            path = folder / name / "data" / f"{split}-00000-of-00001.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Dataset.from_dict(rows).to_parquet(path)
     for split, label in ((s, c) for s in ("train", "val") for c in ("ants", "bees")):
         place = folder / "hymenoptera" / split / label
         place.mkdir(parents=True)
@@ -40,21 +53,24 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["training", "features", "photos", "frozen"])
-def test_each_part_runs_and_writes_its_section(part: str, data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("script", "part"), [(s, part) for s in PARTS for part in PARTS[s]])
+def test_each_part_runs_and_writes_its_section(
+    script: Path, part: str, data: Path, tmp_path: Path
+) -> None:
     results = tmp_path / "RESULTS.md"
     results.write_text("# Results\n\n## photos\n\nkept\n\n## frozen\n\nkept too\n")
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), part, "--quick", f"data={data}", f"results={results}"],
+        [sys.executable, str(script), part, "--quick", f"data={data}", f"results={results}"],
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
     text = results.read_text()
-    assert text.count(f"## {part}\n") == 1 and "| finetune" in text
-    assert ("kept\n" in text) == (part != "photos")
-    assert ("kept too\n" in text) == (part != "frozen")
+    section = part if script == VISION else f"text-{part}"
+    assert text.count(f"## {section}\n") == 1 and "| ratio" in text
+    assert ("kept\n" in text) == (section != "photos")
+    assert ("kept too\n" in text) == (section != "frozen")
 
 
 @pytest.mark.parametrize(
@@ -62,6 +78,6 @@ def test_each_part_runs_and_writes_its_section(part: str, data: Path, tmp_path: 
     [("trainig", "trainig"), ("data=/no/such/folder", "/no/such/folder"), ("result=x", "result")],
 )
 def test_a_wrong_word_is_refused_before_anything_is_measured(word: str, told: str) -> None:
-    done = subprocess.run([sys.executable, str(SCRIPT), word], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, str(VISION), word], capture_output=True, text=True)
     assert done.returncode == 2
     assert told in done.stderr.splitlines()[-1]

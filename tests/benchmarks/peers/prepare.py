@@ -24,7 +24,11 @@ def machine(setup: Setup, clock: Clock) -> None:
             fast = "with" if environment.has_fast_bf16() else "without"
             cores = f"{facts['threads']} threads, {fast} fast bfloat16"
             device = f"{_processor() or facts['processor']}, {cores}"
-        extra = {name: version for name in ("fastai",) if (version := _version(name))}
+        extra = {
+            name: version
+            for name in ("fastai", "sentence-transformers")
+            if (version := _version(name))
+        }
         return {
             "device": device,
             "versions": facts["versions"] | extra,
@@ -88,6 +92,47 @@ def large_photos(setup: Setup, clock: Clock) -> None:
 def large_folder(setup: Setup) -> Path:
     """Return the folder that `large_photos` fills."""
     return Path(setup.scratch) / "large"
+
+
+def language_model(setup: Setup, clock: Clock) -> None:
+    """Leave a small GPT-2 with random weights, its subwords learned from the speeches."""
+    import torch
+    from datasets import load_dataset
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    def write() -> Facts:
+        end = "<|endoftext|>"
+        words = Tokenizer(models.BPE())
+        words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        words.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=2000,
+            special_tokens=[end],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        speeches = load_dataset(str(Path(setup.data) / "tinyshakespeare"))["train"]["text"]
+        words.train_from_iterator(speeches, trainer)
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=words, eos_token=end, bos_token=end, model_max_length=256
+        )
+        torch.manual_seed(0)
+        config = GPT2Config(
+            vocab_size=len(tokenizer), n_positions=256, n_embd=192, n_layer=4, n_head=4,
+            bos_token_id=0, eos_token_id=0,
+        )  # fmt: skip
+        model = GPT2LMHeadModel(config)
+        for part in (model, tokenizer):
+            part.save_pretrained(language_model_folder(setup))
+        return {"parameters": model.num_parameters()}
+
+    clock.each(write)
+
+
+def language_model_folder(setup: Setup) -> Path:
+    """Return the folder that `language_model` fills."""
+    return Path(setup.scratch) / "gpt"
 
 
 def _processor() -> str:

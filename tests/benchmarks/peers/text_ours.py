@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,17 @@ from finetune import (
     FeatureExtraction,
     Full,
     HubData,
+    LanguageModeling,
     LoRA,
     Recipe,
     TextClassification,
     Train,
     Transformers,
+    build,
     finetune,
 )
-from peers.ours import fresh_cache, tick_with
+from peers.ours import fresh_cache, run_folder, tick_with
+from peers.prepare import language_model_folder
 
 
 def sst2(setup: Setup, **fields: Any) -> Recipe:
@@ -37,25 +41,64 @@ def sst2(setup: Setup, **fields: Any) -> Recipe:
 def full(setup: Setup, clock: Clock) -> None:
     """Full fine-tuning."""
     tick_with(clock)
-    finetune(sst2(setup, method=Full()), output=_folder(setup, "full"))
+    finetune(sst2(setup, method=Full()), output=run_folder(setup, "full"))
 
 
 def lora(setup: Setup, clock: Clock) -> None:
     """LoRA on queries and values."""
     tick_with(clock)
-    finetune(sst2(setup, method=LoRA(rank=8, alpha=16)), output=_folder(setup, "lora"))
+    finetune(sst2(setup, method=LoRA(rank=8, alpha=16)), output=run_folder(setup, "lora"))
 
 
 def top_layer(setup: Setup, clock: Clock) -> None:
     """Fine-tuning of the top layer and the head alone."""
     tick_with(clock)
     value = sst2(setup, method=Full(train_layers=setup.top_layers))
-    finetune(value, output=_folder(setup, "top"))
+    finetune(value, output=run_folder(setup, "top_layers"))
+
+
+def top_layer_anew(setup: Setup, clock: Clock) -> None:
+    """The same without room on the disk, so that nothing may be kept."""
+    fresh_cache(setup)
+    os.environ["FINETUNE_CACHE_GB"] = "0"
+    tick_with(clock)
+    value = sst2(setup, method=Full(train_layers=setup.top_layers))
+    finetune(value, output=run_folder(setup, "top_layers_anew"))
+
+
+def packed(setup: Setup, clock: Clock) -> None:
+    """Speeches in samples of the full length, each on its own in them."""
+    _speeches(setup, clock, packed=True)
+
+
+def unpacked(setup: Setup, clock: Clock) -> None:
+    """Each speech a sample, those of like length in one batch."""
+    _speeches(setup, clock, packed=False)
+
+
+def _speeches(setup: Setup, clock: Clock, packed: bool) -> None:
+    value = Recipe(
+        name="speeches",
+        backbone=Transformers(name=str(language_model_folder(setup))),
+        data=HubData(str(Path(setup.data) / "tinyshakespeare"), text="text"),
+        task=LanguageModeling(packed=packed),
+        method=Full(),
+        train=Train(epochs=1, batch_size=setup.batch),
+    )
+    samples = build.job(value).samples["train"]
+    speeches, output = len(samples.truth), run_folder(setup, f"packed-{packed}")
+
+    def measure() -> Facts:
+        shutil.rmtree(output, ignore_errors=True)
+        training = finetune(value, output=output).result["training"]
+        return {"samples_per_second": training["samples_per_second"] * speeches / len(samples)}
+
+    clock.each(measure)
 
 
 def features(setup: Setup, clock: Clock) -> None:
     """Features from the rows to the validated head, and the same again from what was kept."""
-    from finetune import build, environment, extraction
+    from finetune import environment, extraction
 
     environment.keep_freed_memory()
     value = sst2(setup, method=FeatureExtraction())
@@ -79,7 +122,7 @@ def quality(setup: Setup, clock: Clock, method: Any, lr: float) -> None:
         nonlocal seed
         seed += 1
         value = sst2(setup, method=method).override(f"train.seed={seed}", f"train.lr={lr}")
-        output = _folder(setup, f"{method.kind}-{setup.epochs}-{seed}")
+        output = run_folder(setup, f"{method.kind}-{setup.epochs}-{seed}")
         shutil.rmtree(output, ignore_errors=True)
         run = finetune(value, output=output)
         return {"accuracy": run.metrics["accuracy"], "seconds": run.result["cost"]["seconds"]}
@@ -95,7 +138,3 @@ def full_quality(setup: Setup, clock: Clock) -> None:
 def lora_quality(setup: Setup, clock: Clock) -> None:
     """Accuracy of LoRA."""
     quality(setup, clock, LoRA(rank=8, alpha=16), 2e-3)
-
-
-def _folder(setup: Setup, name: str) -> Path:
-    return Path(setup.scratch) / "runs" / name

@@ -1,0 +1,139 @@
+"""Where a model is weak: its figures on parts of the rows, by the values of a column."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from finetune import tables, wording
+from finetune.errors import DataError, listed, nearest
+from finetune.protocols import Array, Target
+
+LEAST = 10
+"""Rows that a slice needs to be called the worst."""
+MOST = 30
+"""Values of a column that have a slice of their own; the rarer ones share "other"."""
+BINS = 4
+"""Slices of a column of many different numbers, equally full."""
+
+Slices = dict[str, dict[str, dict[str, Any]]]
+"""By column and value, the chosen metric: `{"value", "low", "high", "n"}`."""
+
+
+def scores(
+    target: Target, predictions: Any, truth: Any, columns: Mapping[str, Sequence[Any]]
+) -> Slices:
+    """Return the metric that chooses on each slice of the rows, with its interval.
+
+    `columns` are cells by name, one for each row of `truth`. Raises DataError for cells that are
+    no words, numbers or truth values.
+    """
+    metric = target.metric.lstrip("-")
+    return {
+        name: {
+            value: target.scores(predictions[rows], truth[rows])[metric]
+            for value, rows in _parts(name, cells).items()
+        }
+        for name, cells in columns.items()
+    }
+
+
+def cells(tables: Sequence[Any], names: Sequence[str]) -> dict[str, list[Any]]:
+    """Return columns of tables that stand under one another; raise DataError for one not there."""
+    found = {}
+    for name in names:
+        for table in tables:
+            if name not in table.column_names:
+                raise DataError(
+                    f"slices={name}: there is no such column.{nearest(name, table.column_names)} "
+                    f"The columns are {listed(table.column_names)}."
+                )
+        found[name] = [cell for table in tables for cell in table[name]]
+    return found
+
+
+def worst(slices: Slices, metric: str) -> tuple[str, str, dict[str, Any]] | None:
+    """Return column, value and figure of the weakest slice that has enough rows, if there is one.
+
+    `metric` starts with '-' where less is better.
+    """
+    sign = -1 if metric.startswith("-") else 1
+    known = [
+        (name, value, figure)
+        for name, values in slices.items()
+        for value, figure in values.items()
+        if figure["n"] >= LEAST and figure["value"] is not None
+    ]
+    return min(known, key=lambda slice: sign * slice[2]["value"], default=None)
+
+
+def sentence(slices: Slices, metric: str, overall: Mapping[str, Any]) -> str | None:
+    """Return which slice is the worst, in words, and whether it may be chance."""
+    found = worst(slices, metric)
+    if found is None:
+        return None
+    name, value, figure = found
+    plain = metric.lstrip("-")
+    bounds = wording.interval(plain, figure)
+    told = (
+        f"Worst slice: {name} = {value} with {wording.value(plain, figure['value'])}"
+        f"{f' ({bounds})' if bounds else ''}, n = {figure['n']:,}; all rows together have "
+        f"{wording.value(plain, overall['value'])}."
+    )
+    low, high = figure["low"], figure["high"]
+    if low is not None and low <= overall["value"] <= high:
+        told += " That may be chance: its interval holds the figure of all rows."
+    return told
+
+
+def show(slices: Slices, metric: str, overall: Mapping[str, Any]) -> None:
+    """Print a table for each column, the weakest slice first, and the sentence on the worst."""
+    plain, sign = metric.lstrip("-"), -1 if metric.startswith("-") else 1
+    for name, values in slices.items():
+        known = {
+            v: math.inf if f["value"] is None else sign * f["value"] for v, f in values.items()
+        }
+        rows = [
+            [v, f"{f['n']:,}", wording.value(plain, f["value"]), wording.interval(plain, f)]
+            for v, f in sorted(values.items(), key=lambda item: known[item[0]])
+        ]
+        header = [name, "n", wording.metric(plain), "95 % interval"]
+        tables.show(f"By {name}", header, rows, right=(1, 2))
+    if told := sentence(slices, metric, overall):
+        tables.say(f"\n{told}")
+
+
+def _parts(name: str, cells: Sequence[Any]) -> dict[str, Array]:
+    """Return the rows of each slice, by its name."""
+    for cell in cells:
+        if not isinstance(cell, (str, int, float, bool, type(None))):
+            raise DataError(
+                f"slices={name}: its cells are no words or numbers but {type(cell).__name__}. Name "
+                "a column of plain values."
+            )
+    numbers = [c for c in cells if isinstance(c, (int, float)) and not isinstance(c, bool)]
+    if len(numbers) > 0.5 * len(cells) and len(set(numbers)) > MOST:
+        names = _binned(cells)
+    else:
+        words = ["missing" if cell is None else str(cell) for cell in cells]
+        common = Counter(words).most_common()
+        own = {word for word, _ in common[: MOST if len(common) > MOST + 1 else len(common)]}
+        names = [word if word in own else "other" for word in words]
+    values = np.array(names, dtype=object)
+    return {value: np.flatnonzero(values == value) for value in dict.fromkeys(sorted(names))}
+
+
+def _binned(cells: Sequence[Any]) -> list[str]:
+    """Return the name of each number's bin; bins are equally full."""
+    numbers = np.array([c if isinstance(c, (int, float)) else math.nan for c in cells], dtype=float)
+    known = numbers[np.isfinite(numbers)]
+    edges = np.unique(np.quantile(known, np.linspace(0, 1, BINS + 1)))
+    places = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, len(edges) - 2)
+    return [
+        f"{edges[place]:g} to {edges[place + 1]:g}" if math.isfinite(number) else "missing"
+        for number, place in zip(numbers, places, strict=True)
+    ]
