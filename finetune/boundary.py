@@ -63,7 +63,7 @@ def replayed(job: Job, device: torch.device, precision: str) -> Iterator[tuple[J
         yield job, f"Frozen activations are not kept: {reason}."
         return
     try:
-        own = {s: replace(job.samples[s], source=source) for s, source in activations.items()}
+        own = {s: replace(job.samples[s], activations=read) for s, read in activations.items()}
         sentence = f"Activations of the frozen layers up to {relay.boundary} are kept on disk."
         yield replace(job, samples={**job.samples, **own}), sentence
     finally:

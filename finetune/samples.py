@@ -31,6 +31,8 @@ class Samples:
     """An array, or `Ragged` where samples have different lengths."""
     truth: Any
     """What predictions are scored against; the labels themselves where a row is one sample."""
+    activations: Source | None = None
+    """Read in place of `source` where frozen layers are computed already."""
 
     @classmethod
     def of(cls, target: Target, source: Source, table: Table) -> Samples:
@@ -41,9 +43,13 @@ class Samples:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def _read(self) -> Source:
+        return self.source if self.activations is None else self.activations
+
     def read(self, indices: Array, epoch: int) -> Batch:
         """Return these samples on the CPU, a pure function of the arguments."""
-        raw = self.source.read(indices, epoch)
+        raw = self._read.read(indices, epoch)
         targets = {"label": torch.from_numpy(self.labels[indices])}
         if "partner" in raw:
             targets["partner"] = torch.from_numpy(self.labels[raw["partner"].numpy()])
@@ -63,7 +69,7 @@ class Samples:
     def finish(self, batch: Batch, device: torch.device) -> Batch:
         """Return the batch on `device`, its inputs as the module's forward takes them."""
         moved = batch.to(device)
-        return Batch(self.source.finish(moved.inputs), moved.targets)
+        return Batch(self._read.finish(moved.inputs), moved.targets)
 
 
 def order(

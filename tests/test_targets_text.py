@@ -100,6 +100,8 @@ def test_first_sub_tokens_are_labelled_in_every_window() -> None:
         [-100, 0, -100, -100, -100],
     ]
     assert target.labels(None, WINDOWS) is None
+    with pytest.raises(DataError, match=r"row 0 has 1 tags, and more words"):
+        target.labels([truth[0][:1], *truth[1:]], WINDOWS)
 
 
 @pytest.mark.parametrize("options", [{}, {"class_weights": (0.5, 2.0, 3.0)}])

@@ -202,10 +202,12 @@ def test_a_run_of_windows_is_told_row_by_row(
         ),
         data=TableData(str(table)),
         task=task,
-        method=Full(),
+        method=Full(train_layers=2),
         train=Train(epochs=1, batch_size=8, precision="no"),
     )
     run = finetune.finetune(made, tmp_path / "run")
+    assert any("are kept on disk" in note for note in run.result["notes"])
+    assert all(0 < share < 1 for share in run.result["data"]["padding"].values())
     assert run.result["test"]["f1"]["n"] == run.result["data"]["rows"]["test"]
     assert json.loads(json.dumps(run.evaluate())) == run.result["test"]
     [told] = run.predict(given)

@@ -96,11 +96,17 @@ class Tags(BaseTarget):
         return objects(rows)
 
     def labels(self, truth: Any, source: Any) -> Ragged | None:
-        """Return the tag of each token that begins a word, and -100 for others, as `Ragged`."""
+        """Return the tag of each token that begins a word, and -100 for others, as `Ragged`.
+
+        Raises DataError for a row that has fewer tags than words.
+        """
         if truth is None:
             return None
         word: Ragged = source.columns["word"]
-        begins = np.cumsum([0, *map(len, truth)])[source.rows]
+        tags, rows = np.array([len(row) for row in truth]), np.repeat(source.rows, word.lengths)
+        if len(short := rows[word.flat >= tags[rows]]):
+            raise DataError(f"row {short[0]} has {tags[short[0]]} tags, and more words than that.")
+        begins = np.cumsum([0, *tags])[source.rows]
         flat = np.concatenate([*truth, np.zeros(0, np.int64)])
         first = word.flat >= 0
         result = np.full(len(word.flat), IGNORED, np.int64)
