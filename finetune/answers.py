@@ -24,12 +24,21 @@ def classes(names: Sequence[str], probabilities: Array, top_k: int) -> list[Answ
     return answers
 
 
-def label_sets(names: Sequence[str], probabilities: Array, top_k: int) -> list[Answer]:
-    """Return for each row the labels of probability 0.5 or more, and the likeliest `top_k`."""
+def label_sets(
+    names: Sequence[str],
+    probabilities: Array,
+    top_k: int,
+    thresholds: Sequence[float] | None = None,
+) -> list[Answer]:
+    """Return for each row the labels that reach their threshold, and the likeliest `top_k`.
+
+    Thresholds are 0.5 if not given.
+    """
+    limits = dict(zip(names, thresholds or [THRESHOLD] * len(names), strict=True))
     answers = []
     for row in probabilities:
         ranked = _ranked(names, row)
-        given = ranked[: int((row >= THRESHOLD).sum())]
+        given = [label for label in ranked if label["probability"] >= limits[label["label"]]]
         answers.append({"labels": given, "top": ranked[:top_k]})
     return answers
 

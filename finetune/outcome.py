@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune import baselines, card, environment, gate, mistakes, report
+from finetune import baselines, calibration, card, environment, gate, mistakes, report
 from finetune.folder import write, write_json
 from finetune.freezing import manifest
 from finetune.loop import predict
@@ -81,6 +81,11 @@ def test(job: Job, folder: Folder, accelerator: Accelerator) -> tuple[dict[str, 
         how = samples, target, accelerator, train.eval_batch_size
         predictions[split] = predict(network, module, *how, full_precision=True)
         result[split] = target.scores(predictions[split], samples.truth, metrics=job.metrics)
+    fitted = target.calibrated(predictions["validation"], job.samples["validation"].truth)
+    if fitted is not target:
+        tested = result["test"], predictions["test"], job.samples["test"].truth
+        result["target"] = asdict(cast(Any, fitted))
+        result["calibration"] = calibration.told(fitted, *tested)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     look = {"time": now, "precision": "fp32", "batch_size": train.eval_batch_size}
     look |= {"n": len(job.samples["test"].truth)}

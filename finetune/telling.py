@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +35,10 @@ class Telling(Protocol):
 
     def baselines(self, samples: Mapping[Split, Samples], test: Table) -> dict[str, Any]:
         """Return predictions on the test split that need no model, by the name of the baseline."""
+        ...
+
+    def calibrated(self, predictions: Any, truth: Any) -> Self:
+        """Return the target whose `answers` have probabilities fitted on these rows."""
         ...
 
     def evidence(self, predictions: Any, truth: Any, most: int = 24) -> Evidence:

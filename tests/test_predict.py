@@ -66,7 +66,9 @@ def test_a_folder_gives_one_row_for_each_image_in_natural_order(
     assert likely == sorted(likely, reverse=True)
 
 
-def test_answers_are_those_of_timm_alone(digits_run: Run, photos: Path) -> None:
+def test_answers_are_those_of_timm_alone_at_the_runs_temperature(
+    digits_run: Run, photos: Path
+) -> None:
     import timm
     import torch
 
@@ -74,7 +76,8 @@ def test_answers_are_those_of_timm_alone(digits_run: Run, photos: Path) -> None:
     config = timm.data.resolve_model_data_config(model)
     transform = timm.data.create_transform(**config, is_training=False)
     with Image.open(photos / "2.png") as image, torch.inference_mode():
-        expected = model(transform(image.convert("RGB"))[None]).softmax(1)[0]
+        logits = model(transform(image.convert("RGB"))[None])[0]
+    expected = (logits / digits_run.result["calibration"]["temperature"]).softmax(0)
     [row] = digits_run.predict([photos / "2.png"], top_k=10)
     assert int(row["label"]) == int(expected.argmax())
     given = {item["label"]: item["probability"] for item in row["top"]}

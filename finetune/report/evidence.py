@@ -13,7 +13,7 @@ from finetune.data.columns import TRUTH
 from finetune.protocols import Array
 from finetune.protocols import Table as Rows
 from finetune.report import plots
-from finetune.report.page import Block, Cell, Figure, Gallery, Sample, Section, Table
+from finetune.report.page import Block, Cell, Figure, Gallery, Sample, Section, Sentences, Table
 from finetune.report.pictures import thumbnail
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ BARS = 40
 """Classes up to which all have a bar; of more, the worst."""
 SHOWN = 24
 """Mistakes shown."""
+WHEN = ("before", "after")
 
 
 def sections(job: Job, result: Mapping[str, Any], predictions: Any) -> list[Section]:
@@ -135,14 +136,24 @@ def _calibration(result: Mapping[str, Any], shown: Evidence) -> Section:
         return Section("Calibration", [])
     what = shown.certain_of
     text = f"Of {what} given with a probability, the share that is right; ideal is the dashed line."
-    rows = [
-        [wording.metric(name), wording.value(name, result["test"][name]["value"])]
-        for name in ("ece", "brier", "log_loss")
-        if name in result["test"]
-    ]
     blocks: list[Block] = [Figure(plots.reliability(*shown.certainty), text, text)]
-    if rows:
-        blocks.append(Table(["", "test"], rows, "Lower is better for each", wide=False))
+    fitted = result.get("calibration")
+    if fitted is None:
+        return Section("Calibration", blocks, lead)
+    rows = [
+        [wording.metric(name), *(wording.value(name, both[when]["value"]) for when in WHEN)]
+        for name, both in fitted["figures"].items()
+    ]
+    title = f"On the test split, before and after a temperature of {fitted['temperature']:g}"
+    blocks.append(Table(["", *WHEN], rows, title, wide=False))
+    told = (
+        "The temperature was fitted on validation; `predict` divides the logits by it. The model "
+        "in model/ keeps its own probabilities."
+    )
+    blocks.append(Sentences([told]))
+    if fitted["coverage"]:
+        text = "Accuracy where only the surest answers are given, by the share of rows answered."
+        blocks.append(Figure(plots.coverage(fitted["coverage"]), text, text))
     return Section("Calibration", blocks, lead)
 
 

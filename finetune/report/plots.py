@@ -158,6 +158,20 @@ def reliability(confidence: Array, right: Array, bins: int = 10) -> str:
     return drawn.svg
 
 
+def coverage(points: Sequence[Mapping[str, Any]]) -> str:
+    """Draw the accuracy of the surest answers by the share of samples that they are."""
+    with drawing("coverage", NARROW, 2.8) as drawn:
+        axes = drawn.axes()
+        shares = [point["coverage"] for point in points]
+        for key, style in (("low", ":"), ("high", ":"), ("value", "-")):
+            values = [point["accuracy"][key] for point in points]
+            axes.plot(shares, values, style, color=ACCENT, linewidth=1 if style == ":" else 1.8)
+        axes.set_xlabel("share of the samples that is answered")
+        axes.set_ylabel("accuracy")
+        axes.set_xlim(min(shares) - 0.02, 1.02)
+    return drawn.svg
+
+
 def scatter(predicted: Array, true: Array, most: int = 2000) -> str:
     """Draw predicted against true numbers, with the line where both are equal."""
     chosen = np.linspace(0, len(true) - 1, min(len(true), most)).astype(int)

@@ -143,6 +143,10 @@ class BaseTarget(ABC):
         They know the training split, and no more of a test row than its length or its own text.
         """
 
+    def calibrated(self, predictions: Any, truth: Any) -> Self:
+        """Return the target itself: what it tells has no probabilities to be fitted."""
+        return self
+
     def evidence(self, predictions: Any, truth: Any, most: int = 24) -> Evidence:
         """Return what these predictions show beside their scores; nothing, if that is all."""
         return Evidence()

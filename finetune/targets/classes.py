@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from torch import Tensor
 
-from finetune import answers, labels, losses, mistakes
+from finetune import answers, calibration, labels, losses, mistakes
 from finetune.errors import DataError
 from finetune.mistakes import Evidence
 from finetune.protocols import SPLITS, Array, Splits, Table
@@ -31,6 +31,8 @@ class Classes(RowTarget):
     focal: float = 0.0
     class_weights: tuple[float, ...] | None = None
     metric: str = "accuracy"
+    temperature: float = 1.0
+    """Divides the logits of what `answers` tells; fitted by `calibrated`."""
 
     @classmethod
     def of(cls, splits: Splits, train: Train) -> Classes:
@@ -85,7 +87,19 @@ class Classes(RowTarget):
         return outputs.float().softmax(1)
 
     def _told(self, predictions: Array, rows: Rows, top_k: int) -> list[Answer]:
-        return answers.classes(self.classes, predictions, top_k)
+        return answers.classes(self.classes, self.softened(predictions), top_k)
+
+    def softened(self, predictions: Array) -> Array:
+        """Return probabilities at the fitted temperature."""
+        return calibration.of_classes(predictions, self.temperature)
+
+    def calibrated(self, predictions: Array, truth: Array) -> Classes:
+        """Return the target with the temperature that fits these rows best, if they are enough."""
+        if len(truth) < calibration.ROWS:
+            return self
+        right = np.eye(self.num_outputs)[truth]
+        fitted = calibration.temperature(predictions, right, calibration.of_classes)
+        return replace(self, temperature=fitted)
 
     def average(self, truth: Array) -> Array:
         """Return how frequent each class is, (classes,)."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from torch import Tensor
 
-from finetune import answers, labels, losses, mistakes
+from finetune import answers, calibration, labels, losses, mistakes
 from finetune.errors import DataError
 from finetune.mistakes import Evidence
 from finetune.protocols import SPLITS, Array, Splits, Table
@@ -35,6 +35,10 @@ class LabelSets(RowTarget):
     class_weights: tuple[float, ...] | None = None
     """What a positive counts against a negative, for each label."""
     metric: str = "macro_average_precision"
+    temperature: float = 1.0
+    """Divides the logits of what `answers` tells; fitted by `calibrated`."""
+    thresholds: tuple[float, ...] | None = None
+    """Probability from which each label counts as given in `answers`; 0.5 before `calibrated`."""
 
     @classmethod
     def of(cls, splits: Splits, train: Train) -> LabelSets:
@@ -96,7 +100,21 @@ class LabelSets(RowTarget):
         return outputs.float().sigmoid()
 
     def _told(self, predictions: Array, rows: Rows, top_k: int) -> list[Answer]:
-        return answers.label_sets(self.classes, predictions, top_k)
+        softened = calibration.of_labels(predictions, self.temperature)
+        return answers.label_sets(self.classes, softened, top_k, self.thresholds)
+
+    def softened(self, predictions: Array) -> Array:
+        """Return probabilities at the fitted temperature, bent so that thresholds lie at 0.5."""
+        softened = calibration.of_labels(predictions, self.temperature)
+        return softened if self.thresholds is None else calibration.moved(softened, self.thresholds)
+
+    def calibrated(self, predictions: Array, truth: Array) -> LabelSets:
+        """Return the target with temperature and thresholds that fit these rows, if they suffice."""
+        if len(truth) < calibration.ROWS:
+            return self
+        fitted = calibration.temperature(predictions, truth, calibration.of_labels)
+        softened = calibration.of_labels(predictions, fitted)
+        return replace(self, temperature=fitted, thresholds=calibration.thresholds(softened, truth))
 
     def tally(self, truth: Array) -> Array:
         """Return the rows of each label, (classes,)."""
