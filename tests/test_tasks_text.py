@@ -179,7 +179,7 @@ def rows(kind: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("task", "family", "given", "keys"),
     [
-        (TokenClassification(stride=4), "bert", ["Ann sat in Bonn"], {"entities"}),
+        (TokenClassification(stride=4), "bert", ["Ann  sat in Bonn"], {"entities"}),
         (
             QuestionAnswering(stride=4),
             "roberta",
@@ -213,6 +213,8 @@ def test_a_run_of_windows_is_told_row_by_row(
     [told] = run.predict(given)
     assert told["error"] is None and set(told) == keys | {"input", "error"}
     assert set(predictions.columns(run, 5)) == set(told)
+    for entity in told.get("entities", ()):
+        assert given[0][entity["start_char"] : entity["end_char"]] == entity["text"]
     for suffix in writing.SUFFIXES:
         finetune.predict(run, given, tmp_path / f"told{suffix}")
         assert (tmp_path / f"told{suffix}").is_file()

@@ -116,6 +116,8 @@ def _row(held: Mapping[str, Any], number: int, where: str, error: type[FinetuneE
     except TypeError as odd:
         raise error(f"{where}: {odd}") from None
     first = next(iter(canonical.values()))
+    if isinstance(held.get("words"), str):  # where its words are is told by its letters
+        canonical["text"] = held["words"]
     if isinstance(first, list):
         first = " ".join(map(str, first)) if "words" in canonical else _last(first)
     return Row((first or "").strip() or f"row {number}", canonical)

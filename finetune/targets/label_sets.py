@@ -109,7 +109,7 @@ class LabelSets(RowTarget):
         return softened if self.thresholds is None else calibration.moved(softened, self.thresholds)
 
     def calibrated(self, predictions: Array, truth: Array) -> LabelSets:
-        """Return the target with temperature and thresholds that fit these rows, if they suffice."""
+        """Return the target with temperature and thresholds fitted on these rows, if enough."""
         if len(truth) < calibration.ROWS:
             return self
         fitted = calibration.temperature(predictions, truth, calibration.of_labels)

@@ -183,19 +183,27 @@ class Tags(BaseTarget):
         ]
 
     def _found(self, cells: Array, row: Mapping[str, Any]) -> Answer:
-        """Return the entities of one row, with letters where its text is there."""
+        """Return the entities of one row, by words and by letters of its text.
+
+        Where the words alone were given, that is the words with a space between.
+        """
         words, forms = list(row["words"]), self._forms
+        text = row.get("text") or " ".join(words)
         tags = [forms[int(tag)] for tag in _tags(cells, len(words))]
-        places = _places(words, row["text"]) if row.get("text") else None
-        told = []
+        places, told = _places(words, text), []
         for entity in entities.found(tags):
-            answer: Answer = {"type": entity.type, "text": " ".join(words[slice(*entity[1:])])}
-            answer |= {"start": entity.start, "end": entity.end}
-            if places is not None:
-                first, last = places[entity.start][0], places[entity.end - 1][1]
-                answer |= {"text": row["text"][first:last], "start_char": first, "end_char": last}
-            answer["score"] = _short(cells[slice(*entity[1:]), 1].mean())
-            told.append(answer)
+            first, last = places[entity.start][0], places[entity.end - 1][1]
+            told.append(
+                {
+                    "type": entity.type,
+                    "text": text[first:last],
+                    "start": entity.start,
+                    "end": entity.end,
+                    "start_char": first,
+                    "end_char": last,
+                    "score": _short(cells[slice(*entity[1:]), 1].mean()),
+                }
+            )
         return {"entities": told}
 
     def example(self, top_k: int) -> Answer:
