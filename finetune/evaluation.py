@@ -150,6 +150,11 @@ def _scored(
 
     `declared` says that labels are those of the run's own data, not to be matched by name.
     """
+    if slices and getattr(recipe.task.form.reading, "packed", False):
+        raise RecipeError(
+            "slices= cannot tell packed texts apart, which share samples. Train with "
+            "task.packed=false, and each text has figures of its own."
+        )
     accelerator = environment.accelerator("no")
     network, target = run.network(), run.target()
     module = network.module.to(accelerator.device)
