@@ -74,6 +74,7 @@ def extract(
                 f"is row {bad[0]}). Try train.precision=no, or check the weights of the backbone."
             )
         try:
+            kept.make_room(folder, features.nbytes)
             with kept.written_aside(path) as aside, aside.open("wb") as file:
                 np.save(file, features)
         except OSError as error:

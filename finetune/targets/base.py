@@ -14,6 +14,7 @@ from finetune import losses
 from finetune.errors import RecipeError
 from finetune.mistakes import Evidence
 from finetune.protocols import Array, Network, Source, Split, Table
+from finetune.texts.encoded import IGNORED
 
 if TYPE_CHECKING:
     from finetune.metric_entry import Kind
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
 Answer = dict[str, Any]
 Rows = Sequence[Mapping[str, Any]]
-
-IGNORED = -100
-"""The label of a token that does not count."""
 
 
 class BaseTarget(ABC):
