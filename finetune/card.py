@@ -12,14 +12,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune import loading, plain_yaml, wording
-from finetune.errors import RecipeError
-from finetune.explain import SECRET
+from finetune.errors import SECRET, RecipeError
 from finetune.protocols import SPLITS
 
 if TYPE_CHECKING:
     from finetune.job import Job
     from finetune.recipe import Recipe
 
+LICENSES = frozenset(
+    "afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bsd bsd-2-clause bsd-3-clause bsl-1.0 cc cc0-1.0 "
+    "cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 "
+    "cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 "
+    "cc-by-nc-sa-4.0 cdla-permissive-2.0 creativeml-openrail-m eupl-1.2 gemma gpl gpl-2.0 gpl-3.0 "
+    "isc lgpl lgpl-2.1 lgpl-3.0 llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 mit mpl-2.0 odbl "
+    "odc-by openrail osl-3.0 pddl unlicense wtfpl zlib other".split()
+)
+"""Identifiers that the hub takes as a licence; it refuses a card with any other."""
+LOADING = "\n\n## How to load it\n\n"
 CLASSES = 50
 """Rows of the table of classes; of more, those of lowest F1."""
 
@@ -65,12 +74,36 @@ def text(
         _data(result),
         "## Training",
         _training(recipe, result, backbone, environment),
-        "## How to load it",
+        LOADING.strip(),
         loading.text(result, backbone),
         "## How to make it again",
         _again(recipe, result, environment),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def check(job: Job) -> str:
+    """Return the front matter of a job's card, with a figure that means nothing.
+
+    Raises RecipeError if the hub's library cannot read it: better known before training than after.
+    """
+    from huggingface_hub import ModelCard
+
+    metric = job.target.metric
+    result = {
+        "name": job.recipe.name,
+        "task": job.recipe.task.kind,
+        "method": job.recipe.method.kind,
+        "metric": metric,
+        "data": {"source": dict(job.splits.source), "fingerprint": job.splits.fingerprint},
+        "test": {metric.lstrip("-"): {"value": 0.5, "n": 1, "low": 0.0, "high": 1.0}},
+    }
+    try:
+        text = f"---\n{front_matter(result, _origin(job.recipe, job))}\n---\n"
+        ModelCard(text)
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"The model card of this run would not be valid: {error}") from error
+    return text
 
 
 def _origin(recipe: Recipe, job: Job) -> dict[str, Any]:
@@ -106,13 +139,15 @@ def front_matter(result: Mapping[str, Any], backbone: Mapping[str, Any]) -> str:
 
     source, task = result["data"]["source"], result["task"]
     pipeline = PIPELINES.get(task, task)
-    library = backbone.get("library")
+    library, licence = backbone.get("library"), _license(source, backbone)
+    listed = licence is None or licence in LICENSES
     data = ModelCardData(
         base_model=backbone.get("id"),
         datasets=[source["id"]] if source.get("id") else None,
         eval_results=_evaluations(result, pipeline or task),
         library_name=library,
-        license=_license(source, backbone),
+        license=licence if listed else "other",
+        license_name=None if listed else licence,
         metrics=[result["metric"].lstrip("-")],
         model_name=wording.label(result["name"]),
         pipeline_tag=pipeline or None,
@@ -305,9 +340,8 @@ def _again(recipe: Recipe, result: Mapping[str, Any], environment: Mapping[str, 
         f"{name} {number}" for name, number in environment.get("versions", {}).items()
     )
     with_what = f"Python {environment.get('python', '?')}" + (f", {versions}" if versions else "")
-    try:
-        public = plain_yaml.write(_public(plain_yaml.read(recipe.to_yaml()), result))
-    except RecipeError:
+    public = public_recipe(recipe, result)
+    if not public:
         return (
             "The recipe holds objects of a script, which run it again; as YAML it cannot be "
             f"written. It was run with {with_what}."
@@ -317,6 +351,32 @@ def _again(recipe: Recipe, result: Mapping[str, Any], environment: Mapping[str, 
         f"`finetune finetune recipe=recipe.yaml`. It was run with {with_what}.\n\n"
         + fenced(public, "yaml")
     )
+
+
+def public_recipe(recipe: Recipe, result: Mapping[str, Any]) -> str:
+    """Return a recipe as YAML without paths of this machine and secrets; empty if it is a script's.
+
+    Where its run was pushed to is nobody else's business either.
+    """
+    try:
+        content = plain_yaml.read(recipe.to_yaml())
+    except RecipeError:
+        return ""
+    content.pop("hub", None)
+    return plain_yaml.write(_public(content, result))
+
+
+def published(text: str, repo: str, revision: str | None, *, adapter_only: bool) -> str:
+    """Return a card for the repository that holds the model, or only its adapter, at its root."""
+    before, title, rest = text.partition(LOADING)
+    if title:
+        examples, after, end = rest.partition("\n\n## ")
+        examples = loading.published(examples, repo, revision, adapter_only=adapter_only)
+        text = "".join([before, title, examples, after, end])
+    if adapter_only:
+        relation = "base_model_relation: adapter\n" if "\nbase_model: " in before else ""
+        text = re.sub(r"(?m)^library_name: .*\n", f"library_name: peft\n{relation}", text, count=1)
+    return text
 
 
 def _public(content: Any, result: Mapping[str, Any], key: str = "") -> Any:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from finetune import baselines, card, environment, gate, mistakes, report
+from finetune.errors import SECRET
 from finetune.folder import write, write_json
 from finetune.freezing import manifest
 from finetune.loop import predict
@@ -112,7 +113,8 @@ def describe(job: Job, folder: Folder) -> dict[str, Any]:
 
 def publish(folder: Folder, job: Job, result: dict[str, Any], predictions: Array) -> None:
     """Write the pages that a person reads, and last the result, which ends the run."""
-    surroundings = environment.describe() | {"argv": sys.argv[1:]}
+    argv = ["SECRET" if SECRET.search(word) else word for word in sys.argv[1:]]
+    surroundings = environment.describe() | {"argv": argv}
     write_json(folder.path / "environment.json", surroundings)
     result["baselines"] = baselines.scores(job, predictions)
     shown = job.target.evidence(predictions, job.samples["test"].truth)

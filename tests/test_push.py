@@ -1,0 +1,382 @@
+"""Pushing a run to a hub on this machine: what gets there, each way it can fail, and loading it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import pytest
+import tiny_texts
+from hub_server import ROOT, environment
+from hub_upload import READER, WRITER, Store, serving
+from huggingface_hub import ModelCard
+
+from finetune import Hub, HubError, RecipeError, Run, RunError, hub, published
+from finetune import finetune as start
+from finetune.command import main
+from finetune.compare import compare
+from finetune.recipe import load
+
+NAME = "me/digits"
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    (tmp_path / "hub").mkdir()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "FIRST_WAIT", 0.01)
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    with serving(Store(tmp_path / "hub")) as made:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", made.endpoint)
+        yield made
+
+
+@pytest.fixture
+def run(digits_run: Run, tmp_path: Path) -> Iterator[Run]:
+    """Return the finished run, and see afterwards that no byte of its folder has changed."""
+    before = contents(digits_run.path)
+    yield digits_run
+    assert contents(digits_run.path) == before
+
+
+def contents(folder: Path) -> dict[str, str]:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
+
+
+def held(store: Store, name: str = NAME) -> set[str]:
+    folder = store.repositories[name]
+    assert folder is not None
+    return set(contents(folder)) - {".gitattributes"}
+
+
+def test_what_a_repository_holds(store: Store, run: Run, capsys: Any) -> None:
+    address = run.push(NAME)
+    assert address == f"{store.endpoint}/{NAME}"
+    said = capsys.readouterr().err
+    assert "its checksums are those of the run" in said and WRITER not in said
+    model = {"config.json", "model.safetensors"}
+    assert held(store) == {*model, "README.md", "recipe.yaml", "result.json"}
+    assert store.commits[NAME] == ["initial commit", "vit-digits, by finetune 0.1.0"]
+    folder = store.repositories[NAME]
+    assert folder is not None
+    for name in model:
+        assert (folder / name).read_bytes() == (run.model / name).read_bytes()
+    card = (folder / "README.md").read_text("utf-8")
+    assert f'timm.create_model("hf-hub:{NAME}", pretrained=True)' in card
+    assert f'pipeline("image-classification", model="{NAME}")' in card and "FOLDER" not in card
+    assert ModelCard(card).data.eval_results[0].metric_args["n"] > 0
+    # Nothing of this machine, no secret and no pickle.
+    for path in folder.rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        for word in (str(run.path), str(Path.home()) + "/", "/tmp/", WRITER):
+            assert word.encode() not in content, path
+        assert content[:1] != b"\x80" and not content.startswith(b"PK"), path
+    # What is there already is not sent again.
+    capsys.readouterr()
+    run.push(NAME)
+    assert len(store.commits[NAME]) == 2
+    assert "held all of it already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [("POST", "/commit/", 500)],
+        [("POST", "/commit/", {"status": 429, "Retry-After": "1"})],
+        [("POST", "/commit/", {"status": 429, "ratelimit": '"api";r=0;t=1'})],
+        [("POST", "/commit/", "drop")],
+        [("POST", "/commit/", "lost")],
+        [("POST", "/commit/", 503), ("POST", "/commit/", "lost")],
+        [("POST", "/preupload/", "drop")],
+        [("POST", "/objects/batch", 500)],
+        [("PUT", "/objects/", "drop")],
+        [("PUT", "/objects/", 500)],
+        [("POST", "/api/validate-yaml", 500)],
+        [("POST", "/api/repos/create", "lost")],
+        [("GET", "/api/models/me/digits", 502), ("GET", "/tree/", 500)],
+    ],
+    ids=lambda faults: " ".join(f"{verb} {path} {what}" for verb, path, what in faults),
+)
+def test_a_fault_that_passes_leaves_one_commit(
+    faults: list[Any], store: Store, run: Run, capsys: Any
+) -> None:
+    store.faults = list(faults)
+    began = time.monotonic()
+    run.push(NAME)
+    assert store.faults == []
+    assert len(store.commits[NAME]) == 2
+    if any(isinstance(what, dict) for *_, what in faults):
+        assert time.monotonic() - began >= 1
+    assert WRITER not in "".join(capsys.readouterr())
+
+
+def test_a_hub_that_keeps_failing_is_left_and_the_same_call_finishes(
+    store: Store, run: Run
+) -> None:
+    store.faults = [("POST", "/commit/", 500)] * hub.TRIES
+    with pytest.raises(HubError, match=r"failed 5 times \(500\).*is whole.*finetune push run="):
+        run.push(NAME)
+    assert store.faults == [] and len(store.commits[NAME]) == 1
+    run.push(NAME)
+    assert len(store.commits[NAME]) == 2
+    store.faults = [("GET", "/api/models/", {"status": 429, "Retry-After": "4000"})]
+    with pytest.raises(HubError, match="it asks to wait 4000 s"):
+        run.push(NAME)
+
+
+def test_interrupted_and_the_same_call_finishes(store: Store, run: Run) -> None:
+    def stop() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+
+    for place in ("PUT /objects/", "POST /commit/"):
+        verb, path = place.split()
+        store.faults = [(verb, path, stop)]
+        with pytest.raises(KeyboardInterrupt):
+            run.push(NAME)
+    time.sleep(0.5)  # the server may be at what it was asked for last
+    run.push(NAME)
+    assert len(store.commits[NAME]) == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (("GET", "/api/models/", 401), "does not know the token (401): it is mistyped"),
+        (("POST", "/api/repos/create", 403), "may not write to me/digits (403). Check that me is"),
+        (("POST", "/api/repos/create", 404), "has no me/digits, or not for this token (404)"),
+        (("POST", "/commit/", 403), "may not write to me/digits (403)"),
+        (("POST", "/commit/", 409), "being changed by somebody else (409)"),
+        (("POST", "/api/validate-yaml", 400), "does not take it: Invalid metadata in README.md"),
+    ],
+)
+def test_what_the_hub_refuses_in_plain_words(
+    fault: Any, said: str, store: Store, run: Run, capsys: Any
+) -> None:
+    store.faults = [fault]
+    with pytest.raises(HubError) as caught:
+        run.push(NAME)
+    assert said in str(caught.value)
+    assert f"finetune push run={run.path} repo={NAME}" in str(caught.value)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert WRITER not in shown + "".join(capsys.readouterr())
+    assert caught.value.exit_code == 2
+
+
+def test_tokens_that_do_not_do(
+    store: Store, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", READER)
+    with pytest.raises(HubError, match=r"may not write to me/digits \(403\)"):
+        run.push(NAME)
+    unknown = "hf_" + "x" * 34
+    monkeypatch.setenv("HF_TOKEN", unknown)
+    assert main(["push", f"run={run.path}", f"repo={NAME}"]) == 2
+    monkeypatch.setenv("HF_TOKEN", "hf_\x01" + "x" * 34)
+    assert main(["push", f"run={run.path}", f"repo={NAME}"]) == 2
+    said = capsys.readouterr()
+    assert "does not know the token (401)" in said.err and "characters that none has" in said.err
+    assert "x" * 34 not in said.out + said.err
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(HubError, match="There is no token.*HF_TOKEN.*hf auth login"):
+        run.push(NAME)
+    assert store.commits == {}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["push", "run=x", f"repo={NAME}", f"token={WRITER}"],
+        ["push", "run=x", f"repo={WRITER}"],
+        ["push", "run=x", WRITER],
+        ["finetune", "recipe=vit-digits", f"hub.push={WRITER}"],
+        ["finetune", "recipe=vit-digits", f"hub.token={WRITER}"],
+        ["show", "recipe=vit-digits", f"token={WRITER}"],
+        [WRITER],
+    ],
+)
+def test_a_token_on_the_command_line_is_refused_and_not_shown(
+    arguments: list[str], capsys: Any
+) -> None:
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert "looks like an access token" in said.err.replace("\n", " ")
+    assert WRITER not in said.out + said.err
+
+
+def test_a_token_in_a_script_is_not_shown() -> None:
+    with pytest.raises(ValueError) as caught:
+        Hub(push=WRITER)
+    assert WRITER not in str(caught.value)
+
+
+def test_a_public_repository_is_no_private_one(store: Store, run: Run) -> None:
+    store.make(NAME)
+    with pytest.raises(HubError, match="everyone can read it.*leave out private=true"):
+        run.push(NAME, private=True)
+    assert store.commits[NAME] == ["initial commit"] and held(store) == set()
+    run.push("me/mine", private=True)
+    assert "me/mine" not in store.public
+    run.push("me/mine", private=True)
+    assert len(store.commits["me/mine"]) == 2
+
+
+def test_a_branch_of_its_own(store: Store, run: Run) -> None:
+    assert run.push(NAME, revision="v2").endswith(f"{NAME}/tree/v2")
+    assert len(store.commits[NAME]) == 1 and len(store.commits[f"{NAME}@v2"]) == 2
+    folder = store.repositories[NAME]
+    assert folder is not None
+    card = (folder / "README.md").read_text("utf-8")
+    assert f"hf-hub:{NAME}@v2" in card and f'model="{NAME}", revision="v2"' in card
+
+
+def test_what_others_push_meanwhile_is_kept(store: Store, run: Run) -> None:
+    def theirs() -> None:
+        store.commits[NAME].append("theirs")
+
+    store.faults = [("POST", "/commit/", theirs)]
+    with pytest.raises(HubError, match=r"changed by somebody else during the upload \(412\)"):
+        run.push(NAME)
+    assert store.commits[NAME][-1] == "theirs"
+    run.push(NAME)
+    assert len(store.commits[NAME]) == 3
+
+
+def test_a_flipped_bit_is_seen(store: Store, run: Run) -> None:
+    def flip() -> None:
+        path = store.repositories[NAME]
+        assert path is not None
+        content = bytearray((path / "model.safetensors").read_bytes())
+        content[-1] ^= 1
+        (path / "model.safetensors").write_bytes(content)
+
+    store.faults = [("GET", "/tree/", lambda: None), ("GET", "/tree/", flip)]
+    with pytest.raises(HubError, match="does not hold model.safetensors as pushed"):
+        run.push(NAME)
+    run.push(NAME)
+    assert len(store.commits[NAME]) == 3
+
+
+def test_only_what_is_allowed_goes_and_stale_weights_leave(
+    store: Store, digits_run: Run, tmp_path: Path, capsys: Any
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(digits_run.path, folder)
+    run = Run.load(folder)
+    for name in (".env", "pytorch_model.bin", "optimizer.pt", ".cache/a.json", "code.py"):
+        (run.model / name).parent.mkdir(exist_ok=True)
+        (run.model / name).write_bytes(b"\x80\x04.")
+    there = store.make(NAME)
+    (there / "adapter").mkdir()
+    stale = ["model-00001-of-00002.safetensors", "adapter_config.json", "adapter/adapter_config.json"]
+    for name in [*stale, "notes.txt"]:
+        (there / name).write_text("of an earlier push")
+    run.push(NAME)
+    files = {"config.json", "model.safetensors", "README.md", "recipe.yaml", "result.json"}
+    assert held(store) == {*files, "notes.txt"}
+    assert "Not pushed, being no part of a model" in capsys.readouterr().err
+    card = folder / "README.md"
+    card.write_text(card.read_text("utf-8") + f"\nMy token is {WRITER}\n", "utf-8")
+    with pytest.raises(HubError, match="README.md of the run holds what looks like") as caught:
+        run.push(NAME)
+    assert WRITER not in str(caught.value)
+    (run.model / "model.safetensors").unlink()
+    with pytest.raises(HubError, match="holds no safetensors"):
+        run.push(NAME)
+
+
+@pytest.mark.parametrize("name", ["digits", "me/a/b", "me/-a", "me/a--b", "me/a.git", "é/a", ""])
+def test_a_name_that_the_hub_does_not_take(name: str, run: Run) -> None:
+    with pytest.raises(RecipeError, match="is no name of a repository on the hub. Write user/name"):
+        run.push(name)
+    assert not hub.is_name(name)
+
+
+def test_other_values_that_are_not_allowed(run: Run) -> None:
+    with pytest.raises(RecipeError, match="is no name of a branch"):
+        run.push(NAME, revision="../x")
+    with pytest.raises(HubError, match="adapter_only=true needs a run of method=lora"):
+        run.push(NAME, adapter_only=True)
+    from finetune import api
+
+    with pytest.raises(RecipeError, match="private: 'maybe' is not allowed; give true or false"):
+        api.push(run, NAME, private="maybe")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["method=lora", "backbone=tiny-vit", "backbone.weights=none"], "only this machine has"),
+        (["method=lora", "task=image-regression"], "in standard deviations"),
+    ],
+)
+def test_an_adapter_that_is_of_no_use_to_others(overrides: list[str], said: str) -> None:
+    with pytest.raises(HubError, match=said):
+        published.check(Hub(push=NAME, adapter_only=True), load("vit-digits").override(*overrides))
+
+
+def test_a_recipe_that_pushes_is_the_same_recipe() -> None:
+    plain = load("vit-digits")
+    pushing = plain.override(f"hub.push={NAME}", "hub.private=true")
+    assert pushing.digest == plain.digest and "hub" not in plain.to_yaml()
+    assert type(plain).from_yaml(pushing.to_yaml()) == pushing
+    with pytest.raises(RecipeError, match="compare pushes nothing: leave out hub.push"):
+        compare(pushing)
+
+
+def test_what_cannot_be_pushed_is_known_before_training(
+    store: Store, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pushing = run.recipe.override(f"hub.push={NAME}")
+    monkeypatch.setenv("HF_TOKEN", READER)
+    with pytest.raises(HubError, match=r"\(403\).*Nothing was trained"):
+        start(pushing, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    store.faults = [("POST", "/api/validate-yaml", 400)]
+    with pytest.raises(HubError, match="does not take it.*Nothing was trained"):
+        start(pushing, tmp_path / "new")
+    assert not (tmp_path / "new" / "metrics.jsonl").exists()
+    # A finished run is only pushed; its folder does not say where to.
+    again = start(pushing, run.path)
+    assert again.recipe == run.recipe and len(store.commits[NAME]) == 2
+
+
+def test_a_pushed_run_that_is_not_there(
+    store: Store, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from finetune import BackboneError
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BackboneError, match="The hub has no model me/nothing, or it is private"):
+        Run.load("me/nothing")
+    store.make("me/other")
+    with pytest.raises(RunError, match="me/other is no run that was pushed: it has no recipe.yaml"):
+        Run.load("me/other")
+    # Where the first part is a folder here, the hub is not asked.
+    (tmp_path / "me").mkdir()
+    with pytest.raises(RunError, match="me/nothing is no run folder"):
+        Run.load("me/nothing")
+
+
+def test_recipes_of_others_do_not_get_their_code_run() -> None:
+    recipe = load("bert-sst2") if "bert-sst2" in names() else None
+    recipe = load("vit-digits") if recipe is None else recipe
+    trusting = recipe.override("trust_remote_code=true")
+    assert not published.without_trust(trusting).trust_remote_code
