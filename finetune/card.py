@@ -28,6 +28,8 @@ LICENSES = frozenset(
     "odc-by openrail osl-3.0 pddl unlicense wtfpl zlib other".split()
 )
 """Identifiers that the hub takes as a licence; it refuses a card with any other."""
+CURVES = "![Loss, and the chosen metric on validation, over the updates](curves.png)"
+"""Only beside a run's own card, and where it is pushed, lies the picture."""
 LOADING = "\n\n## How to load it\n\n"
 CLASSES = 50
 """Rows of the table of classes; of more, those of lowest F1."""
@@ -74,6 +76,7 @@ def text(
         _data(result),
         "## Training",
         _training(recipe, result, backbone, environment),
+        CURVES if "epochs" in result["training"] else "",
         LOADING.strip(),
         loading.text(result, backbone),
         "## How to make it again",

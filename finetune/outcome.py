@@ -16,6 +16,7 @@ from finetune.errors import SECRET
 from finetune.folder import write, write_json
 from finetune.freezing import manifest
 from finetune.loop import predict
+from finetune.report import picture
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -120,7 +121,9 @@ def publish(folder: Folder, job: Job, result: dict[str, Any], predictions: Array
     shown = job.target.evidence(predictions, job.samples["test"].truth)
     result["confused"] = mistakes.confused(shown.confusion, job.target.classes)
     text = card.text(job.recipe, job, result, surroundings)
+    if drawn := picture.curves(folder.log_path, result):
+        (folder.path / "curves.png").write_bytes(drawn)
     write(folder.path / "README.md", text)
-    write(folder.model / "README.md", text)
+    write(folder.model / "README.md", text.replace(f"{card.CURVES}\n\n", ""))
     report.write(folder.path, job, result, predictions)
     write_json(folder.path / "result.json", result)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 KINDS = (".safetensors", ".json", ".txt", ".model", ".spm", ".bpe", ".jinja", ".md", ".png")
 """Weights, configurations, vocabularies, chat templates, cards and their pictures."""
-RECIPE, RESULT, CARD = "recipe.yaml", "result.json", "README.md"
+RECIPE, RESULT, CARD, CURVES = "recipe.yaml", "result.json", "README.md", "curves.png"
 ADAPTER = "adapter_config.json"
 WEIGHTS = re.compile(
     r"(adapter/)?((adapter_)?model[^/]*\.safetensors(\.index\.json)?|adapter_config\.json)"
@@ -83,6 +83,9 @@ def laid_out(run: Run, hub: Hub) -> Iterator[Path]:
                 (folder / name).symlink_to(path.resolve())
             elif path.is_file() and name != RECIPE:
                 left.append(name)
+        picture = run.path / CURVES
+        if picture.is_file() and not (folder / CURVES).exists():
+            (folder / CURVES).symlink_to(picture.resolve())
         if not any(folder.glob("*.safetensors")):
             raise HubError(f"{source} holds no safetensors, and nothing else is pushed.")
         if left:

@@ -168,7 +168,8 @@ class Upload(Hub):
             return (200, {}) if self.writes() else (403, {"error": "no right to write"})
         key = self.key(name, rest.rpartition("/")[2]) if rest.startswith("/revision") else name
         if rest.startswith("/tree"):
-            return 200, [self.entry(path, name) for path in self.files(name)]
+            every = [] if rest.count("/") > 2 else self.files(name)
+            return 200, [self.entry(path, name) for path in every]
         names = [{"rfilename": p.relative_to(self.folder(name)).as_posix()} for p in self.files(name)]
         private = name not in self.store.public
         return 200, {

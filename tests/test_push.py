@@ -5,31 +5,32 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
 import pytest
 import tiny_texts
-from hub_server import ROOT, environment
+from hub_server import environment
 from hub_upload import READER, WRITER, Store, serving
 from huggingface_hub import ModelCard
+from PIL import Image
 
-from finetune import Hub, HubError, RecipeError, Run, RunError, hub, published
+from finetune import BackboneError, Hub, HubError, RecipeError, Run, RunError, Timm, hub, published
 from finetune import finetune as start
 from finetune.command import main
 from finetune.compare import compare
 from finetune.recipe import load
 
 NAME = "me/digits"
+BESIDE = {"README.md", "curves.png", "recipe.yaml", "result.json"}
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_what_a_repository_holds(store: Store, run: Run, capsys: Any) -> None:
     said = capsys.readouterr().err
     assert "its checksums are those of the run" in said and WRITER not in said
     model = {"config.json", "model.safetensors"}
-    assert held(store) == {*model, "README.md", "recipe.yaml", "result.json"}
+    assert held(store) == {*model, *BESIDE}
     assert store.commits[NAME] == ["initial commit", "vit-digits, by finetune 0.1.0"]
     folder = store.repositories[NAME]
     assert folder is not None
@@ -288,8 +289,7 @@ def test_only_what_is_allowed_goes_and_stale_weights_leave(
     for name in [*stale, "notes.txt"]:
         (there / name).write_text("of an earlier push")
     run.push(NAME)
-    files = {"config.json", "model.safetensors", "README.md", "recipe.yaml", "result.json"}
-    assert held(store) == {*files, "notes.txt"}
+    assert held(store) == {"config.json", "model.safetensors", *BESIDE, "notes.txt"}
     assert "Not pushed, being no part of a model" in capsys.readouterr().err
     card = folder / "README.md"
     card.write_text(card.read_text("utf-8") + f"\nMy token is {WRITER}\n", "utf-8")
@@ -361,8 +361,6 @@ def test_what_cannot_be_pushed_is_known_before_training(
 def test_a_pushed_run_that_is_not_there(
     store: Store, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from finetune import BackboneError
-
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BackboneError, match="The hub has no model me/nothing, or it is private"):
         Run.load("me/nothing")
@@ -376,7 +374,120 @@ def test_a_pushed_run_that_is_not_there(
 
 
 def test_recipes_of_others_do_not_get_their_code_run() -> None:
-    recipe = load("bert-sst2") if "bert-sst2" in names() else None
-    recipe = load("vit-digits") if recipe is None else recipe
-    trusting = recipe.override("trust_remote_code=true")
-    assert not published.without_trust(trusting).trust_remote_code
+    plain = load("bert-sst2")
+    trusting = plain.override("trust_remote_code=true", "backbone.trust_remote_code=true")
+    assert published.without_trust(trusting) == plain
+
+
+TRAIN = """
+import json, sys
+from finetune.command import main
+for arguments in json.loads(sys.argv[1]):
+    assert main(arguments) == 0, arguments
+"""
+
+LOAD = """
+import json, sys
+import timm, torch
+from peft import AutoPeftModelForSequenceClassification, PeftModel
+from PIL import Image
+from transformers import AutoTokenizer, pipeline
+folder, photo, text = json.loads(sys.argv[1])
+told = {}
+
+image = Image.open(photo).convert("RGB")
+model = timm.create_model("hf-hub:me/image", pretrained=True).eval()
+config = timm.data.resolve_model_data_config(model)
+inputs = timm.data.create_transform(**config, is_training=False)(image)[None]
+base = timm.create_model("hf-hub:me/base", pretrained=True, num_classes=10, img_size=32)
+adapted = PeftModel.from_pretrained(base, "me/image-adapter").eval()
+inside = timm.create_model("hf-hub:me/base", pretrained=True, num_classes=10, img_size=32)
+inside = PeftModel.from_pretrained(inside, "me/image", subfolder="adapter").eval()
+for name, one in {"timm": model, "peft": adapted, "peft inside": inside}.items():
+    with torch.inference_mode():
+        told[f"image {name}"] = one(inputs)[0].softmax(0).max().item()
+told["image pipeline"] = pipeline("image-classification", model="me/image")(image)[0]["score"]
+
+told["text pipeline"] = pipeline("text-classification", model="me/text")(text)[0]["score"]
+auto = AutoPeftModelForSequenceClassification.from_pretrained("me/text-adapter", num_labels=2)
+tokens = AutoTokenizer.from_pretrained("me/text")(text, return_tensors="pt")
+with torch.inference_mode():
+    told["text peft"] = auto.eval()(**tokens).logits[0].softmax(0).max().item()
+
+from finetune import Run
+for kind, given in {"image": photo, "text": text}.items():
+    places = {"folder": f"{folder}/{kind}", "hub": f"me/{kind}", "adapter": f"me/{kind}-adapter"}
+    for name, place in places.items():
+        told[f"{kind} {name}"] = Run.load(place).predict([given])[0]["probability"]
+print(json.dumps(told))
+"""
+
+
+def child(script: str, asked: Any, endpoint: str, home: Path, token: str | None = None) -> Any:
+    """Run a script in a fresh process whose hub is the one at `endpoint`."""
+    surroundings = environment(endpoint, home) | ({"HF_TOKEN": token} if token else {})
+    done = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(asked)],
+        capture_output=True, text=True, env=surroundings, cwd=home, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def recipes(folder: Path) -> list[Path]:
+    """Write the recipes of two small runs, of images and of texts, whose bases are on the hub."""
+    images = load("vit-digits").override(
+        "backbone=hf-hub:me/base", "backbone.img_size=32", "data.shots=10", "train.epochs=1"
+    )
+    rows = [f"{label},\"{text}\"" for text in tiny_texts.SENTENCES for label in ("good", "bad")]
+    (folder / "rows.csv").write_text("\n".join(["label,text", *rows]))
+    texts = load("roberta-lora").override(
+        "backbone=me/bert", "backbone.max_length=64", f"data={folder / 'rows.csv'}",
+        "train.epochs=1", "train.batch_size=8",
+    )  # fmt: skip
+    paths = []
+    for name, recipe in {"image": images, "text": texts}.items():
+        small = recipe.override("method=lora", "method.rank=2", f"hub.push=me/{name}", f"name={name}")
+        paths.append(folder / f"{name}.yaml")
+        paths[-1].write_text(small.to_yaml())
+    return paths
+
+
+def test_what_was_pushed_answers_as_the_run_folder_does(store: Store, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    base = Timm(name="test_vit", weights="none", img_size=32).build(3)
+    base.save(tmp_path / "base", None)
+    store.repositories["me/base"] = tmp_path / "base"
+    store.repositories["me/bert"] = tiny_texts.folder(tmp_path, "bert")
+    asked = []
+    for path in recipes(tmp_path):
+        output = home / path.stem
+        asked.append(["finetune", f"recipe={path}", f"output={output}"])
+        asked.append(["push", f"run={output}", f"repo=me/{path.stem}-adapter", "adapter_only=true"])
+    store.faults = [("POST", "/commit/", "lost")]
+    done = child(TRAIN, asked, store.endpoint, home, WRITER)
+    assert WRITER not in done.stdout + done.stderr
+    assert {name: len(made) for name, made in store.commits.items()} == dict.fromkeys(
+        ["me/image", "me/image-adapter", "me/text", "me/text-adapter"], 2
+    )
+    files = {"adapter_config.json", "adapter_model.safetensors"}
+    assert held(store, "me/image-adapter") == {*files, *BESIDE}
+    for path in [p for p in [*home.rglob("*"), *store.path.rglob("*")] if p.is_file()]:
+        assert WRITER.encode() not in path.read_bytes(), path
+    folder = store.repositories["me/text-adapter"]
+    assert folder is not None
+    card = ModelCard.load(folder / "README.md")
+    assert (card.data.library_name, card.data.base_model) == ("peft", "me/bert")
+    assert 'from_pretrained("me/text-adapter"' in card.text
+    assert str(tmp_path) not in "".join(p.read_text() for p in folder.glob("*.[jmy]*"))
+
+    Image.new("RGB", (40, 30), (200, 30, 90)).save(tmp_path / "photo.png")
+    given = [str(home), str(tmp_path / "photo.png"), "a warm and funny film"]
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    told = json.loads(child(LOAD, given, store.endpoint, fresh).stdout.splitlines()[-1])
+    for kind, ways in {"image": 7, "text": 5}.items():
+        answers = {way: answer for way, answer in told.items() if way.startswith(kind)}
+        assert len(answers) == ways
+        assert answers == pytest.approx(dict.fromkeys(answers, told[f"{kind} folder"]), abs=1e-5)
