@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from finetune.job import Job
     from finetune.recipe import Recipe
 
-LICENSES = frozenset(
+LICENSES = (
     "afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bsd bsd-2-clause bsd-3-clause bsl-1.0 cc cc0-1.0 "
     "cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 "
     "cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 "
     "cc-by-nc-sa-4.0 cdla-permissive-2.0 creativeml-openrail-m eupl-1.2 gemma gpl gpl-2.0 gpl-3.0 "
     "isc lgpl lgpl-2.1 lgpl-3.0 llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 mit mpl-2.0 odbl "
-    "odc-by openrail osl-3.0 pddl unlicense wtfpl zlib other".split()
+    "odc-by openrail osl-3.0 pddl unlicense wtfpl zlib other"
 )
-"""Identifiers that the hub takes as a licence; it refuses a card with any other."""
+"""Identifiers that the hub takes as a licence, between blanks; it refuses a card with any other."""
 CURVES = "![Loss, and the chosen metric on validation, over the updates](curves.png)"
 """Only beside a run's own card, and where it is pushed, lies the picture."""
 LOADING = "\n\n## How to load it\n\n"
@@ -143,7 +143,7 @@ def front_matter(result: Mapping[str, Any], backbone: Mapping[str, Any]) -> str:
     source, task = result["data"]["source"], result["task"]
     pipeline = PIPELINES.get(task, task)
     library, licence = backbone.get("library"), _license(source, backbone)
-    listed = licence is None or licence in LICENSES
+    listed = licence is None or licence in LICENSES.split()
     data = ModelCardData(
         base_model=backbone.get("id"),
         datasets=[source["id"]] if source.get("id") else None,

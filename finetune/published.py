@@ -105,7 +105,8 @@ def _texts(run: Run, hub: Hub) -> dict[str, str]:
     """Return what is not pushed as it lies in the run folder: no path of this machine is in it."""
     result = {key: value for key, value in run.result.items() if key != "notes"}
     texts = {
-        RECIPE: card.public_recipe(run.recipe, run.result) or (run.path / RECIPE).read_text("utf-8"),
+        RECIPE: card.public_recipe(run.recipe, run.result)
+        or (run.path / RECIPE).read_text("utf-8"),
         RESULT: json.dumps(result, indent=2, ensure_ascii=False) + "\n",
     }
     written = run.path / CARD

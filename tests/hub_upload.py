@@ -170,7 +170,9 @@ class Upload(Hub):
         if rest.startswith("/tree"):
             every = [] if rest.count("/") > 2 else self.files(name)
             return 200, [self.entry(path, name) for path in every]
-        names = [{"rfilename": p.relative_to(self.folder(name)).as_posix()} for p in self.files(name)]
+        names = [
+            {"rfilename": p.relative_to(self.folder(name)).as_posix()} for p in self.files(name)
+        ]
         private = name not in self.store.public
         return 200, {
             "id": name, "sha": self.store.head(key), "private": private, "siblings": names,
