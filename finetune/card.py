@@ -91,6 +91,7 @@ def check(job: Job) -> str:
     Raises RecipeError if the hub's library cannot read it: better known before training than after.
     """
     from huggingface_hub import ModelCard
+    from huggingface_hub.utils import validate_repo_id
 
     metric = job.target.metric
     result = {
@@ -103,7 +104,9 @@ def check(job: Job) -> str:
     }
     try:
         text = f"---\n{front_matter(result, _origin(job.recipe, job))}\n---\n"
-        ModelCard(text)
+        data = ModelCard(text).data.to_dict()
+        for name in (data.get("base_model"), *data.get("datasets", ())):
+            validate_repo_id(name)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"The model card of this run would not be valid: {error}") from error
     return text

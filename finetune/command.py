@@ -145,7 +145,10 @@ COMMANDS = {
     ),
     "evaluate": Command(
         "Measure a finished run again, on its own test split or on other data.",
-        {"*run": "run folder, or user/name", "data": "other data: a folder, table or hub id"},
+        {
+            "*run": "run folder, or user/name of one that was pushed",
+            "data": "other data: a folder, table or hub id",
+        },
         (
             "finetune evaluate run=runs/photos",
             "finetune evaluate run=runs/photos data=./more_photos",

@@ -244,7 +244,7 @@ def _wait(error: BaseException, tried: int) -> float | None:
 
 def _asked(error: Any) -> float:
     """Return how many seconds the hub asks to wait, 0 where it does not say."""
-    from huggingface_hub.utils import parse_ratelimit_headers
+    from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
 
     headers = error.response.headers
     limit = parse_ratelimit_headers(headers)
