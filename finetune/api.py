@@ -126,7 +126,7 @@ def show(recipe: Recipe, origins: Mapping[str, str] | None = None) -> None:
 
 
 def _train(recipe: Recipe, folder: Any, asked: Hub) -> None:
-    from finetune import boundary, build, card, environment, extraction, outcome
+    from finetune import boundary, build, environment, extraction, front_matter, outcome
     from finetune.freezing import check_frozen, frozen_hashes
     from finetune.loop import Fit
 
@@ -135,9 +135,9 @@ def _train(recipe: Recipe, folder: Any, asked: Hub) -> None:
     precision = environment.precision(recipe.train.precision)
     accelerator = environment.accelerator(precision, compiled=recipe.train.compile)
     job = build.job(recipe)
-    front_matter = card.check(job)
+    card = front_matter.check(job)
     if asked.push and accelerator.is_main_process:
-        hub.check_card(asked, front_matter)
+        hub.check_card(asked, card)
     for note in job.notes:
         folder.say(note)
     frozen = frozen_hashes(job.module)

@@ -1,7 +1,6 @@
 """The model card: README.md of a run and of its saved model, for readers and for the hub.
 
-The front matter is huggingface_hub's; the body is Markdown. Names from the data are made inert in
-both, and no path of this machine gets in.
+Names from the data are made inert in its Markdown, and no path of this machine gets in.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune import loading, plain_yaml, wording
+from finetune import front_matter, loading, plain_yaml, wording
 from finetune.errors import SECRET, RecipeError
 from finetune.protocols import SPLITS
 
@@ -19,31 +18,11 @@ if TYPE_CHECKING:
     from finetune.job import Job
     from finetune.recipe import Recipe
 
-LICENSES = (
-    "afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bsd bsd-2-clause bsd-3-clause bsl-1.0 cc cc0-1.0 "
-    "cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 "
-    "cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 "
-    "cc-by-nc-sa-4.0 cdla-permissive-2.0 creativeml-openrail-m eupl-1.2 gemma gpl gpl-2.0 gpl-3.0 "
-    "isc lgpl lgpl-2.1 lgpl-3.0 llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 mit mpl-2.0 odbl "
-    "odc-by openrail osl-3.0 pddl unlicense wtfpl zlib other"
-)
-"""Identifiers that the hub takes as a licence, between blanks; it refuses a card with any other."""
 CURVES = "![Loss, and the chosen metric on validation, over the updates](curves.png)"
 """Only beside a run's own card, and where it is pushed, lies the picture."""
-LOADING = "\n\n## How to load it\n\n"
+LOADING = "## How to load it"
 CLASSES = 50
 """Rows of the table of classes; of more, those of lowest F1."""
-
-PIPELINES = {
-    "multi-label-image-classification": "image-classification",
-    "image-regression": "",
-    "multi-label-text-classification": "text-classification",
-    "text-regression": "text-classification",
-    "text-to-text": "",
-    "language-modeling": "text-generation",
-    "chat": "text-generation",
-}
-"""The hub's name for what a task does, where it is not the task's own."""
 
 PURPOSE = {
     "image-classification": "Says which one of {n} classes an image shows",
@@ -64,9 +43,9 @@ def text(
     recipe: Recipe, job: Job, result: Mapping[str, Any], environment: Mapping[str, Any]
 ) -> str:
     """Return the card of a run as Markdown with YAML front matter."""
-    backbone = _origin(recipe, job)
+    backbone = front_matter.origin(recipe, job)
     parts = [
-        f"---\n{front_matter(result, backbone)}\n---",
+        f"---\n{front_matter.written(result, backbone)}\n---",
         f"# {inert(result['name'])}",
         _purpose(result, backbone),
         "## Results",
@@ -77,58 +56,12 @@ def text(
         "## Training",
         _training(recipe, result, backbone, environment),
         CURVES if "epochs" in result["training"] else "",
-        LOADING.strip(),
+        LOADING,
         loading.text(result, backbone),
         "## How to make it again",
         _again(recipe, result, environment),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def check(job: Job) -> str:
-    """Return the front matter of a job's card, with a figure that means nothing.
-
-    Raises RecipeError if the hub's library cannot read it: better known before training than after.
-    """
-    from huggingface_hub import ModelCard
-    from huggingface_hub.utils import validate_repo_id
-
-    metric = job.target.metric
-    result = {
-        "name": job.recipe.name,
-        "task": job.recipe.task.kind,
-        "method": job.recipe.method.kind,
-        "metric": metric,
-        "data": {"source": dict(job.splits.source), "fingerprint": job.splits.fingerprint},
-        "test": {metric.lstrip("-"): {"value": 0.5, "n": 1, "low": 0.0, "high": 1.0}},
-    }
-    try:
-        text = f"---\n{front_matter(result, _origin(job.recipe, job))}\n---\n"
-        data = ModelCard(text).data.to_dict()
-        for name in (data.get("base_model"), *data.get("datasets", ())):
-            validate_repo_id(name)
-    except (ValueError, TypeError) as error:
-        raise RecipeError(f"The model card of this run would not be valid: {error}") from error
-    return text
-
-
-def _origin(recipe: Recipe, job: Job) -> dict[str, Any]:
-    """Return where the model comes from, and how its library makes it; no local path is in it.
-
-    `id` and `revision` are there only where the weights are the hub's own.
-    """
-    value = recipe.backbone
-    weights = getattr(value, "weights", None)
-    words = {"none": "random weights", "pretrained": "", None: ""}
-    side = getattr(value, "img_size", None)
-    size = {"img_size": side} if side else {}
-    kind = getattr(value, "kind", "")
-    return {
-        "library": kind if kind in ("timm", "transformers") else None,
-        "weights": words.get(weights, "weights of a local file"),
-        "arguments": {**getattr(value, "args", {}), **size},
-        **job.network.origin,
-    }
 
 
 def inert(name: object, longest: int = 80) -> str:
@@ -137,68 +70,6 @@ def inert(name: object, longest: int = 80) -> str:
     shown = shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     # What may begin a mark, a link or a mention, or end a cell; & and ; belong to the above.
     return re.sub(r"([\\`*_\[\]#|~$:@]|(?<=www)\.)", r"\\\1", shown)
-
-
-def front_matter(result: Mapping[str, Any], backbone: Mapping[str, Any]) -> str:
-    """Return the YAML that the hub reads: what the model is, and its test metrics."""
-    from huggingface_hub import ModelCardData
-
-    source, task = result["data"]["source"], result["task"]
-    pipeline = PIPELINES.get(task, task)
-    library, licence = backbone.get("library"), _license(source, backbone)
-    listed = licence is None or licence in LICENSES.split()
-    data = ModelCardData(
-        base_model=backbone.get("id"),
-        datasets=[source["id"]] if source.get("id") else None,
-        eval_results=_evaluations(result, pipeline or task),
-        library_name=library,
-        license=licence if listed else "other",
-        license_name=None if listed else licence,
-        metrics=[result["metric"].lstrip("-")],
-        model_name=wording.label(result["name"]),
-        pipeline_tag=pipeline or None,
-        tags=[tag for tag in (task, library, result["method"], "finetune") if tag],
-    )
-    return str(data.to_yaml()).strip()
-
-
-def _evaluations(result: Mapping[str, Any], task: str) -> list[Any]:
-    """Return the metrics of the test split for the model index."""
-    from huggingface_hub import EvalResult
-
-    source, about = result["data"]["source"], result["data"]
-    name = wording.label(source.get("title") or source.get("name") or source.get("id") or "data")
-    known = {
-        metric: figure
-        for metric, figure in result["test"].items()
-        if metric != "per_class" and isinstance(figure.get("value"), (int, float))
-    }
-    return [
-        EvalResult(
-            task_type=task,
-            dataset_type=source.get("id") or re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-"),
-            dataset_name=name,
-            dataset_split="test",
-            dataset_revision=source.get("revision"),
-            dataset_args={"fingerprint": about["fingerprint"]},
-            metric_type=metric,
-            metric_name=wording.metric(metric),
-            metric_value=figure["value"],
-            metric_args={key: figure.get(key) for key in ("n", "low", "high")},
-        )
-        for metric, figure in known.items()
-    ]
-
-
-def _license(*sources: Mapping[str, Any]) -> str | None:
-    """Return the licence where data and backbone agree on one, or only one of them says any."""
-    found = set()
-    for source in sources:
-        said = source.get("license")
-        for one in said if isinstance(said, list) else [said]:
-            if isinstance(one, str) and re.fullmatch(r"[a-z0-9.\-]+", one) and one != "unknown":
-                found.add(one)
-    return (found.pop() if len(found) == 1 else "other") if found else None
 
 
 def _purpose(result: Mapping[str, Any], backbone: Mapping[str, Any]) -> str:
@@ -374,7 +245,7 @@ def public_recipe(recipe: Recipe, result: Mapping[str, Any]) -> str:
 
 def published(text: str, repo: str, revision: str | None, *, adapter_only: bool) -> str:
     """Return a card for the repository that holds the model, or only its adapter, at its root."""
-    before, title, rest = text.partition(LOADING)
+    before, title, rest = text.partition(f"\n\n{LOADING}\n\n")
     if title:
         examples, after, end = rest.partition("\n\n## ")
         examples = loading.published(examples, repo, revision, adapter_only=adapter_only)

@@ -22,6 +22,7 @@ from finetune import (
     RecipeError,
     Timm,
     card,
+    front_matter,
     loading,
 )
 
@@ -84,19 +85,19 @@ def test_the_hub_reads_metrics_with_interval_and_n():
     ],
 )
 def test_a_licence_is_named_where_data_and_backbone_agree(data, backbone, expected):
-    assert card._license({"license": data}, {"license": backbone}) == expected
+    assert front_matter._license({"license": data}, {"license": backbone}) == expected
 
 
 def test_the_front_matter_is_read_before_training():
     job, predictions = staging.classes(source={"id": "me/photos", "license": "my-own-1"})
-    before, after = ModelCard(card.check(job)).data, ModelCard(made(job, predictions)).data
+    before, after = ModelCard(front_matter.check(job)).data, ModelCard(made(job, predictions)).data
     for key in set(after.to_dict()) - {"model-index"}:
         assert before[key] == after[key]
     assert (after.license, after.license_name) == ("other", "my-own-1")
     for source, origin in (({"id": ["a"]}, {}), ({"id": "me/a/b"}, {}), ({}, {"id": "not a name"})):
         job, _ = staging.classes(source=source, origin=origin)
         with pytest.raises(RecipeError, match="card of this run would not be valid"):
-            card.check(job)
+            front_matter.check(job)
 
 
 def test_a_card_for_a_repository():
