@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor
 
 from finetune import baselines, card, environment, gate, mistakes, report
-from finetune.errors import SECRET
 from finetune.folder import write, write_json
 from finetune.freezing import manifest
 from finetune.loop import predict
@@ -114,8 +112,7 @@ def describe(job: Job, folder: Folder) -> dict[str, Any]:
 
 def publish(folder: Folder, job: Job, result: dict[str, Any], predictions: Array) -> None:
     """Write the pages that a person reads, and last the result, which ends the run."""
-    argv = ["SECRET" if SECRET.search(word) else word for word in sys.argv[1:]]
-    surroundings = environment.describe() | {"argv": argv}
+    surroundings = environment.describe() | {"argv": environment.arguments()}
     write_json(folder.path / "environment.json", surroundings)
     result["baselines"] = baselines.scores(job, predictions)
     shown = job.target.evidence(predictions, job.samples["test"].truth)

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from finetune import BackboneError, Hub, HubError, RecipeError, Run, RunError, T
 from finetune import finetune as start
 from finetune.command import main
 from finetune.compare import compare
+from finetune.environment import arguments
 from finetune.recipe import load
 
 NAME = "me/digits"
@@ -223,6 +225,13 @@ def test_a_token_in_a_script_is_not_shown() -> None:
     with pytest.raises(ValueError) as caught:
         Hub(push=WRITER)
     assert WRITER not in str(caught.value)
+
+
+def test_a_token_that_a_script_was_started_with_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", f"--token={WRITER}", "train.epochs=1"])
+    assert arguments() == ["SECRET", "train.epochs=1"]
 
 
 def test_a_public_repository_is_no_private_one(store: Store, run: Run) -> None:
