@@ -8,18 +8,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from finetune.api import evaluate, features, finetune, predict
+    from finetune.api import evaluate, features, finetune, predict, push
     from finetune.backbones import Timm, TorchModel, Transformers
     from finetune.data import Digits, HubData, ImageFolder, Intents, TableData, TextFiles
     from finetune.errors import (
         BackboneError,
         DataError,
         FinetuneError,
+        HubError,
         Interrupted,
         RecipeError,
         RunError,
         TrainingError,
     )
+    from finetune.hub import Hub
     from finetune.images.augmentation import Augmentation
     from finetune.methods import FeatureExtraction, Full, LoRA, NormBias
     from finetune.protocols import Splits
@@ -50,7 +52,9 @@ __all__ = [
     "FeatureExtraction",
     "FinetuneError",
     "Full",
+    "Hub",
     "HubData",
+    "HubError",
     "ImageClassification",
     "ImageFolder",
     "ImageRegression",
@@ -82,21 +86,24 @@ __all__ = [
     "features",
     "finetune",
     "predict",
+    "push",
 ]
 
 _HOMES = {
-    "api": ("evaluate", "features", "finetune", "predict"),
+    "api": ("evaluate", "features", "finetune", "predict", "push"),
     "backbones": ("Timm", "TorchModel", "Transformers"),
     "data": ("Digits", "HubData", "ImageFolder", "Intents", "TableData", "TextFiles"),
     "errors": (
         "BackboneError",
         "DataError",
         "FinetuneError",
+        "HubError",
         "Interrupted",
         "RecipeError",
         "RunError",
         "TrainingError",
     ),
+    "hub": ("Hub",),
     "images.augmentation": ("Augmentation",),
     "methods": ("FeatureExtraction", "Full", "LoRA", "NormBias"),
     "protocols": ("Splits",),

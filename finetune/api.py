@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune import console
+from finetune import console, hub, override
 from finetune.errors import RecipeError
 from finetune.folder import opened
+from finetune.hub import Hub
 from finetune.recipe import Recipe
 from finetune.run import Run
 
@@ -17,17 +18,23 @@ from finetune.run import Run
 def finetune(recipe: Recipe, output: str | Path | None = None) -> Run:
     """Train as the recipe says and return the run; a broken-off run of the same folder goes on.
 
+    Where `recipe.hub` names a repository, whether it can be pushed to is known before training.
     Raises a FinetuneError for what a user can mend, Interrupted when asked to stop.
     """
+    asked, recipe = recipe.hub, recipe.model_copy(update={"hub": Hub()})
     path = Path(output) if output else Path("runs") / f"{recipe.name}-{recipe.digest}"
+    if asked.push and console.is_main():
+        hub.check(asked, recipe)
     with opened(path, recipe) as folder:
         if folder.finished():
             console.say(f"{path} is finished: nothing was done. Its result:")
         else:
-            _train(recipe, folder)
+            _train(recipe, folder, asked)
     run = Run.load(path, recipe)
     if console.is_main():
         run.show()
+        if asked.push:
+            hub.push(run, asked)
     return run
 
 
@@ -66,6 +73,22 @@ def predict(
 
     run = run if isinstance(run, Run) else Run.load(run)
     predictions.run_command(run, inputs, output, top_k, columns)
+
+
+def push(
+    run: str | Path | Run,
+    repo: str,
+    private: bool | str = False,
+    revision: str | None = None,
+    adapter_only: bool | str = False,
+) -> str:
+    """Push a finished run to the hub and return the address; raises what `Run.push` does.
+
+    Switches may be words, "true" or "false".
+    """
+    given = {"push": repo, "private": private, "revision": revision, "adapter_only": adapter_only}
+    asked = override.build(Hub, given)
+    return hub.push(run if isinstance(run, Run) else Run.load(run), asked)
 
 
 def features(recipe: Recipe, output: str | Path) -> None:
@@ -108,8 +131,8 @@ def show(recipe: Recipe, origins: Mapping[str, str] | None = None) -> None:
     show.show(recipe, origins or {})
 
 
-def _train(recipe: Recipe, folder: Any) -> None:
-    from finetune import boundary, build, environment, extraction, outcome
+def _train(recipe: Recipe, folder: Any, asked: Hub) -> None:
+    from finetune import boundary, build, environment, extraction, front_matter, outcome
     from finetune.freezing import check_frozen, frozen_hashes
     from finetune.loop import Fit
 
@@ -118,6 +141,9 @@ def _train(recipe: Recipe, folder: Any) -> None:
     precision = environment.precision(recipe.train.precision)
     accelerator = environment.accelerator(precision, compiled=recipe.train.compile)
     job = build.job(recipe)
+    card = front_matter.check(job)
+    if asked.push and accelerator.is_main_process:
+        hub.check_card(asked, card)
     for note in job.notes:
         folder.say(note)
     frozen = frozen_hashes(job.module)

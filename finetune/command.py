@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from finetune.errors import FinetuneError, RecipeError, nearest
+from finetune.errors import SECRET, TOKEN_GIVEN, FinetuneError, RecipeError, nearest
 
 if TYPE_CHECKING:
     from finetune.recipe import Recipe
@@ -70,6 +70,12 @@ def _predict(own: Values, rest: list[str]) -> None:
     from finetune import api
 
     api.predict(**own)
+
+
+def _push(own: Values, rest: list[str]) -> None:
+    from finetune import api
+
+    api.push(**own)
 
 
 def _features(own: Values, rest: list[str]) -> None:
@@ -141,7 +147,7 @@ COMMANDS = {
     "evaluate": Command(
         "Measure a finished run again, on its own test split or on other data.",
         {
-            "*run": "run folder",
+            "*run": "run folder, or user/name of one that was pushed",
             "data": "other data: a folder, table or hub id",
             "slices": "columns by whose values figures are told apart, with the worst slice named",
         },
@@ -159,7 +165,7 @@ data the test split counts; where it has one split only, all its rows do.""",
     "predict": Command(
         "Predict with a finished run.",
         {
-            "*run": "run folder",
+            "*run": "run folder, or user/name of one that was pushed",
             "*inputs": "an image, a folder, a pattern, a table, a .txt file of paths; of texts the "
             "text itself, a table, a .txt file with one on each line, or - for standard input",
             "output": "a .csv, .jsonl or .parquet file; the terminal if not given",
@@ -174,6 +180,21 @@ data the test split counts; where it has one split only, all its rows do.""",
             "finetune predict run=runs/reviews inputs=new.csv text=review output=labels.csv",
         ),
         _predict,
+    ),
+    "push": Command(
+        "Push the model of a finished run to the hub, with its card, in one commit.",
+        {
+            "*run": "run folder",
+            "*repo": "user/name; made if there is none",
+            "private": "true makes a private repository, and refuses a public one",
+            "revision": "a branch; the main one if not given",
+            "adapter_only": "true pushes the LoRA adapter alone",
+        },
+        (
+            "finetune push run=runs/photos repo=me/photos",
+            "finetune push run=runs/photos repo=me/photos private=true revision=v2",
+        ),
+        _push,
     ),
     "features": Command(
         "Write what the backbone of a recipe makes of each row of its data.",
@@ -294,6 +315,8 @@ def _meaning(command: Command, key: str) -> str:
 
 def _run(arguments: Sequence[str]) -> None:
     name, *rest = arguments
+    if any(SECRET.search(argument) for argument in arguments):
+        raise RecipeError(TOKEN_GIVEN)
     if name == "--version":
         from finetune import __version__
 

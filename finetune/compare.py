@@ -216,6 +216,11 @@ def compare(
     again, broken-off ones go on. `control` adds the recipe's own method from random weights. Raises
     RecipeError for a method or seed that is not allowed, RunError where a run fails.
     """
+    if recipe.hub.push:
+        raise RecipeError(
+            "compare pushes nothing: leave out hub.push, and push the run that you choose with "
+            "`finetune push run=DIR repo=user/name`."
+        )
     if not methods or not seeds:
         raise RecipeError("compare needs at least one method and one seed.")
     path = Path(output) if output else Path("runs") / f"compare-{recipe.name}-{recipe.digest}"

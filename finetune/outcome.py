@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,6 +14,7 @@ from finetune import baselines, calibration, card, environment, gate, mistakes, 
 from finetune.folder import write, write_json
 from finetune.freezing import manifest
 from finetune.loop import predict
+from finetune.report import picture
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -135,13 +135,15 @@ def padding(job: Job) -> dict[str, float]:
 
 def publish(folder: Folder, job: Job, result: dict[str, Any], predictions: Array) -> None:
     """Write the pages that a person reads, and last the result, which ends the run."""
-    surroundings = environment.describe() | {"argv": sys.argv[1:]}
+    surroundings = environment.describe() | {"argv": environment.arguments()}
     write_json(folder.path / "environment.json", surroundings)
     result["baselines"] = baselines.scores(job, predictions)
     shown = job.target.evidence(predictions, job.samples["test"].truth)
     result["confused"] = mistakes.confused(shown.confusion, job.target.classes)
     text = card.text(job.recipe, job, result, surroundings)
+    if drawn := picture.curves(folder.log_path, result):
+        (folder.path / "curves.png").write_bytes(drawn)
     write(folder.path / "README.md", text)
-    write(folder.model / "README.md", text)
+    write(folder.model / "README.md", text.replace(f"{card.CURVES}\n\n", ""))
     report.write(folder.path, job, result, predictions)
     write_json(folder.path / "result.json", result)

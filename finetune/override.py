@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from finetune import explain
-from finetune.errors import FinetuneError, RecipeError, nearest
+from finetune.errors import SECRET, TOKEN_GIVEN, FinetuneError, RecipeError, nearest
 from finetune.explain import Node
 from finetune.schema import Noun, Value
 
@@ -71,11 +71,8 @@ def _pairs(texts: Iterable[str], wrong: list[str]) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for text in texts:
         key, equals, value = (part.strip() for part in text.partition("="))
-        if explain.SECRET.search(text):
-            wrong.append(
-                "A value looks like an access token or a password; recipes are saved and shared. "
-                "Put it into the environment variable HF_TOKEN, or use `hf auth login`."
-            )
+        if SECRET.search(text):
+            wrong.append(TOKEN_GIVEN)
         elif not equals or not key:
             wrong.append(f"{explain.shown(text)} is not an override; write key=value.")
         elif key in pairs:

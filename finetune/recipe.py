@@ -24,6 +24,7 @@ from finetune import explain, override, protocols
 from finetune.backbones import AnyBackbone
 from finetune.data import AnyData
 from finetune.errors import RecipeError, nearest
+from finetune.hub import Hub
 from finetune.methods import AnyMethod, Full
 from finetune.schema import Value, accepts
 from finetune.tasks import AnyTask
@@ -94,6 +95,8 @@ class Recipe(Value):
     """Further metrics: names, `evaluate.Metric` objects (in a script), or `user/name@revision`."""
     trust_remote_code: bool = False
     """Allow metrics by hub name to run their authors' code; their revision must be pinned."""
+    hub: Hub = Hub()
+    """Where the finished model is pushed to; the run folder does not depend on it."""
 
     def override(self, *texts: str, **values: Any) -> Self:
         """Return another recipe: `recipe.override("train.epochs=1", method=LoRA(rank=16))`.
@@ -113,7 +116,8 @@ class Recipe(Value):
                     f"{type(value).__name__}, which only Python can make. Keep it in a .py file "
                     "with `recipe = Recipe(...)` and give that as recipe=FILE.py."
                 )
-        return plain_yaml.write(_kind_first(self.model_dump(mode="json")))
+        content = self.model_dump(mode="json", exclude={"hub"} if self.hub == Hub() else None)
+        return plain_yaml.write(_kind_first(content))
 
     @classmethod
     def from_yaml(cls, text: str) -> Self:
@@ -124,8 +128,9 @@ class Recipe(Value):
 
     @property
     def digest(self) -> str:
-        """Eight hexadecimal digits of the SHA-256 over every value of the recipe."""
-        plain = {k: v if _is_plain(v) else _words(v) for k, v in explain.leaves(self).items()}
+        """Eight hexadecimal digits of the SHA-256 over every value that decides what is learned."""
+        trained = {k: v for k, v in explain.leaves(self).items() if not k.startswith("hub.")}
+        plain = {k: v if _is_plain(v) else _words(v) for k, v in trained.items()}
         text = json.dumps(plain, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 

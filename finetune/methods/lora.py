@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from finetune.errors import RecipeError, TrainingError, nearest
+from finetune.errors import RecipeError, RunError, TrainingError, nearest
 from finetune.methods.base import MethodNoun
 
 if TYPE_CHECKING:
@@ -184,6 +184,21 @@ def _first(given: Any) -> Tensor:
     from torch import Tensor
 
     return given if isinstance(given, Tensor) else cast("Tensor", given[0])
+
+
+def merged(module: nn.Module, folder: Path) -> nn.Module:
+    """Return a base with the adapter in `folder` merged into it.
+
+    Raises RunError if the adapter is none for this base.
+    """
+    from peft import PeftModel
+
+    try:
+        adapted = PeftModel.from_pretrained(cast("Any", module), str(folder))
+        return cast("nn.Module", adapted.merge_and_unload(safe_merge=True).eval())
+    except (ValueError, RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split()[:60])
+        raise RunError(f"The adapter does not fit the backbone it names: {reason}") from error
 
 
 def _dequantized(module: nn.Module, folder: Path) -> nn.Module:
