@@ -409,6 +409,16 @@ assert codes == [0] * len(commands), said.getvalue()
 assert token not in said.getvalue()
 del os.environ["HF_TOKEN"]
 
+def sure(kind, chances):
+    "Return the largest of probabilities at the temperature that the run found on validation."
+    temperature = Run.load(f"{folder}/{kind}").target().temperature
+    bent = torch.as_tensor(chances, dtype=torch.float64) ** (1 / temperature)
+    return (bent.max() / bent.sum()).item()
+
+def piped(task, kind, given):
+    [answers] = pipeline(task, model=f"me/{kind}", top_k=100)([given])
+    return sure(kind, [answer["score"] for answer in answers])
+
 image = Image.open(photo).convert("RGB")
 model = timm.create_model("hf-hub:me/image", pretrained=True).eval()
 config = timm.data.resolve_model_data_config(model)
@@ -419,14 +429,13 @@ inside = timm.create_model("hf-hub:me/base", pretrained=True, num_classes=10, im
 inside = PeftModel.from_pretrained(inside, "me/image", subfolder="adapter").eval()
 for name, one in {"timm": model, "peft": adapted, "peft inside": inside}.items():
     with torch.inference_mode():
-        told[f"image {name}"] = one(inputs)[0].softmax(0).max().item()
-told["image pipeline"] = pipeline("image-classification", model="me/image")(image)[0]["score"]
-
-told["text pipeline"] = pipeline("text-classification", model="me/text")(text)[0]["score"]
+        told[f"image {name}"] = sure("image", one(inputs)[0].softmax(0))
+told["image pipeline"] = piped("image-classification", "image", image)
+told["text pipeline"] = piped("text-classification", "text", text)
 auto = AutoPeftModelForSequenceClassification.from_pretrained("me/text-adapter", num_labels=2)
 tokens = AutoTokenizer.from_pretrained("me/text")(text, return_tensors="pt")
 with torch.inference_mode():
-    told["text peft"] = auto.eval()(**tokens).logits[0].softmax(0).max().item()
+    told["text peft"] = sure("text", auto.eval()(**tokens).logits[0].softmax(0))
 
 for kind, given in {"image": photo, "text": text}.items():
     places = {"folder": f"{folder}/{kind}", "hub": f"me/{kind}", "adapter": f"me/{kind}-adapter"}
