@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,17 +15,23 @@ from finetune.recipe import Recipe
 from finetune.run import Run
 
 
-def finetune(recipe: Recipe, output: str | Path | None = None) -> Run:
+def finetune(
+    recipe: Recipe, output: str | Path | None = None, evidence: bool | str | None = None
+) -> Run:
     """Train as the recipe says and return the run; a broken-off run of the same folder goes on.
 
-    Raises a FinetuneError for what a user can mend, Interrupted when asked to stop.
+    Without `evidence` the result stands beside baselines only that need no model: if not given, the
+    environment variable FINETUNE_EVIDENCE says so by `false`. Raises a FinetuneError for what a
+    user can mend, Interrupted when asked to stop.
     """
+    given = os.environ.get("FINETUNE_EVIDENCE", "true") if evidence is None else evidence
+    whole = _switch("evidence", given)
     path = Path(output) if output else Path("runs") / f"{recipe.name}-{recipe.digest}"
     with opened(path, recipe) as folder:
         if folder.finished():
             console.say(f"{path} is finished: nothing was done. Its result:")
         else:
-            _train(recipe, folder)
+            _train(recipe, folder, whole)
     run = Run.load(path, recipe)
     if console.is_main():
         run.show()
@@ -86,10 +93,27 @@ def compare(
     """
     from finetune import compare
 
-    if control not in ("true", "false"):
-        raise RecipeError(f"control={control!r} is not allowed; give control=true or false.")
-    names, numbers = methods.split(","), compare.seeds_of(seeds)
-    compare.compare(recipe, names, numbers, control=control == "true", output=output).show()
+    chosen, names, numbers = _switch("control", control), methods.split(","), compare.seeds_of(seeds)
+    compare.compare(recipe, names, numbers, control=chosen, output=output).show()
+
+
+def rank(
+    backbones: str,
+    overrides: Sequence[str] = (),
+    recipe: Recipe | None = None,
+    samples: int | str = 2000,
+    output: str | Path | None = None,
+) -> None:
+    """Rank backbones for some data by what frozen features of a part of it are worth.
+
+    `backbones` are names with commas between them; without a `recipe` they are classifiers of
+    images or of texts, as the first of them reads, on the data that `overrides` name. Raises
+    RecipeError for fewer than two backbones, an unknown one, or a number that is not allowed.
+    """
+    from finetune import rank
+
+    plan = rank.plan(backbones, overrides, recipe)
+    rank.rank(*plan, samples=rank.samples_of(samples), output=output).show()
 
 
 def show(recipe: Recipe, origins: Mapping[str, str] | None = None) -> None:
@@ -102,8 +126,15 @@ def show(recipe: Recipe, origins: Mapping[str, str] | None = None) -> None:
     show.show(recipe, origins or {})
 
 
-def _train(recipe: Recipe, folder: Any) -> None:
-    from finetune import boundary, build, environment, extraction, outcome
+def _switch(name: str, given: bool | str) -> bool:
+    """Return whether `given` is true; raise RecipeError if it is neither true nor false."""
+    if given not in (True, False, "true", "false"):
+        raise RecipeError(f"{name}={given!r} is not allowed; give {name}=true or false.")
+    return given in (True, "true")
+
+
+def _train(recipe: Recipe, folder: Any, evidence: bool) -> None:
+    from finetune import baselines, boundary, build, environment, extraction, outcome
     from finetune.freezing import check_frozen, frozen_hashes
     from finetune.loop import Fit
 
@@ -131,10 +162,12 @@ def _train(recipe: Recipe, folder: Any) -> None:
         result["round_trip"] = outcome.save(job, folder)
     accelerator.wait_for_everyone()
     tested, predictions = outcome.test(job, folder, accelerator)
+    cost = {
+        "seconds": round(time.monotonic() - began, 3),
+        "peak_memory_bytes": environment.peak_memory(),
+    }
+    rungs = baselines.ladder(job, folder, accelerator, precision) if evidence else {}
     if accelerator.is_main_process:
-        cost = {
-            "seconds": round(time.monotonic() - began, 3),
-            "peak_memory_bytes": environment.peak_memory(),
-        }
-        outcome.publish(folder, job, result | tested | {"cost": cost}, predictions)
+        cost["evidence_seconds"] = round(time.monotonic() - began - cost["seconds"], 3)
+        outcome.publish(folder, job, result | tested | {"cost": cost}, predictions, rungs)
     accelerator.wait_for_everyone()

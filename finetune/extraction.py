@@ -19,13 +19,13 @@ from finetune.environment import autocast
 from finetune.errors import TrainingError
 from finetune.freezing import digest
 from finetune.linear_head import fit_head
-from finetune.protocols import Array, Network, Source
+from finetune.protocols import Array, Network, Source, Split, Splits
 from finetune.samples import ahead
 
 if TYPE_CHECKING:
     from finetune.job import Job
 
-LAYOUT = 2
+LAYOUT = 3
 """Part of every key: a change of what is kept makes earlier files unused."""
 
 
@@ -43,45 +43,26 @@ def extract(
 
     Computed once, in evaluation mode, and kept in `folder`: the same weights (head excluded),
     precision and `key` are read back. `key` names what else the features depend on: preprocessing,
-    data, split. Raises TrainingError if a feature is not finite.
+    data, split; also the "weights", where their hashes are known already. Raises TrainingError if a
+    feature is not finite.
     """
     device = device or next(network.module.parameters()).device
-    network.module.to(device).eval()
     if not len(source):
         raise TrainingError("There is no sample to extract features from.")
-
-    def compute(samples: int) -> Array:
-        """Return the features of the first samples."""
-
-        def read(start: int) -> dict[str, Tensor]:
-            return source.read(np.arange(start, min(start + batch_size, samples)), 0)
-
-        starts, depth = range(0, samples, batch_size), 0 if device.type == "cpu" else 2
-        parts = []
-        with torch.inference_mode(), console.Bar("extracting features", samples) as bar:
-            for raw in ahead(read, starts, depth):
-                moved = {name: t.to(device, non_blocking=True) for name, t in raw.items()}
-                with autocast(device, precision):
-                    features = network.features(source.finish(moved))
-                parts.append(features.float().cpu().numpy())
-                bar.advance(len(features))
-        return np.concatenate(parts)
-
-    heads = tuple(f"{name}." for name in network.head())
-    tensors = network.module.state_dict().items()
+    how = batch_size, device, precision
     whole = dict(key) | {
         "layout": LAYOUT,
-        "weights": {n: digest(t) for n, t in tensors if not n.startswith(heads)},
+        "weights": key["weights"] if "weights" in key else weights(network),
         "precision": precision,
         "device": device.type,
         "samples": len(source),
     }
     with kept.held(folder, "features", whole) as path:
         if (found := _read(path)) is not None:
-            first = compute(min(kept.CHECKED, len(source)))
+            first = compute(network, source, min(kept.CHECKED, len(source)), *how)
             if kept.agree(torch.from_numpy(found[: len(first)]), torch.from_numpy(first)):
                 return found
-        features = compute(len(source))
+        features = compute(network, source, len(source), *how)
         bad = np.flatnonzero(~np.isfinite(features).all(1))
         if len(bad):
             raise TrainingError(
@@ -94,6 +75,50 @@ def extract(
         except OSError as error:
             console.say(f"The features could not be kept in {folder} ({error}).")
     return features
+
+
+def compute(
+    network: Network,
+    source: Source,
+    samples: int,
+    batch_size: int,
+    device: torch.device,
+    precision: str,
+) -> Array:
+    """Return the features of the first samples, (samples, width); a batch holds like lengths."""
+    network.module.to(device).eval()
+    rows = np.arange(samples)
+    if source.lengths is not None:
+        rows = np.argsort(-source.lengths[:samples], kind="stable")
+
+    def read(start: int) -> dict[str, Tensor]:
+        return source.read(rows[start : start + batch_size], 0)
+
+    starts, depth = range(0, samples, batch_size), 0 if device.type == "cpu" else 2
+    parts = []
+    with torch.inference_mode(), console.Bar("extracting features", samples) as bar:
+        for raw in ahead(read, starts, depth):
+            moved = {name: t.to(device, non_blocking=True) for name, t in raw.items()}
+            with autocast(device, precision):
+                features = network.features(source.finish(moved))
+            parts.append(features.float().cpu().numpy())
+            bar.advance(len(features))
+    return np.concatenate(parts)[np.argsort(rows)]
+
+
+def weights(network: Network) -> dict[str, str]:
+    """Return hashes of all that the features of a network depend on in it: all but its head."""
+    heads = tuple(f"{name}." for name in network.head())
+    tensors = network.module.state_dict().items()
+    return {name: digest(tensor) for name, tensor in tensors if not name.startswith(heads)}
+
+
+def of_split(
+    network: Network, source: Source, splits: Splits, split: Split, **how: Any
+) -> Array:
+    """Return the features of a whole split, (samples, width); `how` goes to `extract`."""
+    key = {"inputs": repr(network.inputs), "data": splits.fingerprint, "split": split}
+    return extract(network, source, build.cache_folder() / "features", key, **how)
 
 
 def _read(path: Path) -> Array | None:
@@ -115,17 +140,11 @@ def fit_probe(job: Job, device: torch.device, precision: str) -> dict[str, Any]:
     The strength of the penalty is chosen on validation. Returns the strengths that were tried.
     """
     plain = build.open_split(job.recipe, job.network, job.splits, "train", augmented=False)
+    sources: dict[Split, Source] = {"train": plain, "validation": job.samples["validation"].source}
+    how = {"batch_size": job.train.eval_batch_size, "device": device, "precision": precision}
     train, validation = (
-        extract(
-            job.network,
-            source,
-            build.cache_folder() / "features",
-            {"inputs": repr(job.network.inputs), "data": job.splits.fingerprint, "split": split},
-            batch_size=job.train.eval_batch_size,
-            device=device,
-            precision=precision,
-        )
-        for split, source in (("train", plain), ("validation", job.samples["validation"].source))
+        of_split(job.network, source, job.splits, split, **how)
+        for split, source in sources.items()
     )
     last: Any = job.network.module.get_submodule(job.network.head()[0])
     head = fit_head(

@@ -47,17 +47,9 @@ def write(recipe: Recipe, output: str | Path) -> int:
             f"With task={recipe.task.kind} a row is not one sample, and has no features of its "
             "own. Take a task that reads rows one by one, such as task=text-classification."
         )
-    key = {"inputs": repr(network.inputs), "data": splits.fingerprint}
+    how = {"batch_size": recipe.train.eval_batch_size, "device": device, "precision": precision}
     computed = {
-        split: extraction.extract(
-            network,
-            sources[split],
-            build.cache_folder() / "features",
-            {**key, "split": split},
-            batch_size=recipe.train.eval_batch_size,
-            device=device,
-            precision=precision,
-        )
+        split: extraction.of_split(network, sources[split], splits, split, **how)
         for split in SPLITS
     }
     first: dict[str, Any] = {"split": "", "row": 0}

@@ -24,6 +24,8 @@ KEY = {"data": "digits", "split": "train"}
 class Pictures:
     """A source over an array, which counts how often it is read."""
 
+    lengths = None
+
     def __init__(self, images):
         self.images = torch.from_numpy(np.asarray(images, np.float32))
         self.reads = 0

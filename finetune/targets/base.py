@@ -205,6 +205,10 @@ class RowTarget(BaseTarget, ABC):
         mean: Array = truth.astype(np.float64).mean(0)
         return mean
 
+    def vectors(self, truth: Array) -> Array:
+        """Return the predictions that would be all right, (rows, outputs), float32."""
+        return truth.astype(np.float32)
+
 
 def objects(cells: Sequence[Any]) -> Array:
     """Return cells of any kind as an array, (rows,), so that rows can be chosen from it."""
