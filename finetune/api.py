@@ -93,8 +93,8 @@ def compare(
     """
     from finetune import compare
 
-    chosen, names, numbers = _switch("control", control), methods.split(","), compare.seeds_of(seeds)
-    compare.compare(recipe, names, numbers, control=chosen, output=output).show()
+    extra, names, numbers = _switch("control", control), methods.split(","), compare.seeds_of(seeds)
+    compare.compare(recipe, names, numbers, control=extra, output=output).show()
 
 
 def rank(
@@ -113,7 +113,7 @@ def rank(
     from finetune import rank
 
     plan = rank.plan(backbones, overrides, recipe)
-    rank.rank(*plan, samples=rank.samples_of(samples), output=output).show()
+    rank.rank(plan, samples=rank.samples_of(samples), output=output).show()
 
 
 def show(recipe: Recipe, origins: Mapping[str, str] | None = None) -> None:

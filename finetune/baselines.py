@@ -55,9 +55,7 @@ def scores(
     return result
 
 
-def ladder(
-    job: Job, folder: Folder, accelerator: Accelerator, precision: str
-) -> dict[str, Rung]:
+def ladder(job: Job, folder: Folder, accelerator: Accelerator, precision: str) -> dict[str, Rung]:
     """Return what the pretrained backbone gives without training; what cannot be had is said.
 
     It is k nearest neighbours and a linear probe where a row has features of its own (no probe for

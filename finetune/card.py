@@ -191,7 +191,10 @@ def _scores(result: Mapping[str, Any]) -> str:
     head += [f"baseline: {inert(name)}" for name in baselines]
     columns = [result["test"], result["validation"], *baselines.values()]
     rows = [
-        [inert(wording.metric(name)), *(wording.figure(name, scores.get(name, {})) for scores in columns)]
+        [
+            inert(wording.metric(name)),
+            *(wording.figure(name, scores.get(name, {})) for scores in columns),
+        ]
         for name in result["test"]
         if name != "per_class"
     ]

@@ -113,9 +113,7 @@ def weights(network: Network) -> dict[str, str]:
     return {name: digest(tensor) for name, tensor in tensors if not name.startswith(heads)}
 
 
-def of_split(
-    network: Network, source: Source, splits: Splits, split: Split, **how: Any
-) -> Array:
+def of_split(network: Network, source: Source, splits: Splits, split: Split, **how: Any) -> Array:
     """Return the features of a whole split, (samples, width); `how` goes to `extract`."""
     key = {"inputs": repr(network.inputs), "data": splits.fingerprint, "split": split}
     return extract(network, source, build.cache_folder() / "features", key, **how)
@@ -143,8 +141,7 @@ def fit_probe(job: Job, device: torch.device, precision: str) -> dict[str, Any]:
     sources: dict[Split, Source] = {"train": plain, "validation": job.samples["validation"].source}
     how = {"batch_size": job.train.eval_batch_size, "device": device, "precision": precision}
     train, validation = (
-        of_split(job.network, source, job.splits, split, **how)
-        for split, source in sources.items()
+        of_split(job.network, source, job.splits, split, **how) for split, source in sources.items()
     )
     last: Any = job.network.module.get_submodule(job.network.head()[0])
     head = fit_head(

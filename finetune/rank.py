@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from finetune import console, override, tables, wording
+from finetune.backbones.timm_source import public
 from finetune.candidate import Candidate
 from finetune.errors import RecipeError
 from finetune.folder import write, write_json
@@ -148,7 +149,7 @@ def memory(place: Place) -> str:
 def plan(
     backbones: str, overrides: Sequence[str] = (), recipe: Recipe | None = None
 ) -> dict[str, Recipe]:
-    """Return a recipe for each of the backbones that are named with commas between them.
+    """Return a recipe for each of the backbones that are named with commas between them, by name.
 
     Without a `recipe` they are classifiers of images or texts, as the first backbone reads, of the
     data that `overrides` name. Raises RecipeError for fewer than two, or what is not allowed.
@@ -167,7 +168,11 @@ def plan(
                 "finetune rank needs data=, a folder, table or hub id, or a recipe= that has data."
             )
         recipe = _classifier(names[0])
-    return {name: override.apply(recipe, [*overrides, f"backbone={name}"])[0] for name in names}
+    given = {name: override.apply(recipe, [*overrides, f"backbone={name}"])[0] for name in names}
+    # A folder goes by its own name where no other has the same.
+    short = [public(Path(n).expanduser()) if Path(n).expanduser().is_dir() else n for n in names]
+    shown = [s if short.count(s) == 1 else n for s, n in zip(short, names, strict=True)]
+    return dict(zip(shown, given.values(), strict=True))
 
 
 def _classifier(backbone: str) -> Recipe:

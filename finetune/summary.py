@@ -39,7 +39,9 @@ def _scores(result: Mapping[str, Any]) -> Table:
     rest = [name for name in result["test"] if name not in (main, "per_class")]
     for name in [main, *rest][:MOST]:
         style = "bold" if name == main else ""
-        cells = [wording.figure(name, result[split].get(name, {})) for split in ("validation", "test")]
+        cells = [
+            wording.figure(name, result[split].get(name, {})) for split in ("validation", "test")
+        ]
         table.add_row(Text(wording.metric(name), style=style), *(Text(c, style) for c in cells))
     for known, scores in result.get("baselines", {}).items():
         if main not in scores:
