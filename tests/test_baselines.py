@@ -32,6 +32,7 @@ from finetune import (
 from finetune import finetune as start
 from finetune.environment import accelerator
 from finetune.errors import RecipeError, TrainingError
+from finetune.extraction import fit_probe
 from finetune.folder import Folder
 from finetune.loop import predict
 from finetune.probes import Known, Neighbours
@@ -227,11 +228,17 @@ def test_neighbours_of_numbers_and_label_sets_are_their_means():
     assert least.k in (1, 2, 5, 10, 20)
 
 
-def test_the_ladder_of_a_run_and_what_features_find(tmp_path, capsys):
-    tiny = vit_digits.override(
-        *TINY_VIT, "train.precision=no", "data.shots=20", "train.epochs=1", "train.lr=1e-6"
-    )
-    run = start(tiny, tmp_path / "full", evidence=True)
+TINY = vit_digits.override(*TINY_VIT, "train.precision=no", "data.shots=20", "train.epochs=1")
+
+
+def ladder_of(recipe, tmp_path):
+    """Return the job of a recipe, not trained, and the ladder beside it."""
+    job = build.job(recipe)
+    return job, baselines.ladder(job, Folder(tmp_path / "run"), accelerator("no"), "no")
+
+
+def test_a_run_stands_on_its_ladder(tmp_path, capsys):
+    run = start(TINY.override("train.lr=1e-6"), tmp_path / "run", evidence=True)
     rungs = run.result["baselines"]
     assert list(rungs) == ["majority", "kNN", "linear probe"]
     assert rungs["kNN"]["chosen"]["k"] >= 1 and rungs["linear probe"]["chosen"]["c"] > 0
@@ -245,25 +252,27 @@ def test_the_ladder_of_a_run_and_what_features_find(tmp_path, capsys):
     assert run.result["cost"]["evidence_seconds"] > 0
     for page in ("report.html", "README.md"):
         assert "baseline: linear probe" in (run.path / page).read_text("utf-8")
-    probe = start(tiny.override("method=features"), tmp_path / "features", evidence="true")
-    assert list(probe.result["baselines"]) == ["majority", "kNN"]
-    assert probe.result["baselines"]["kNN"]["accuracy"] == rungs["kNN"]["accuracy"]
-    assert probe.metrics["accuracy"] == pytest.approx(
-        rungs["linear probe"]["accuracy"]["value"], abs=0.003
-    )
+
+
+def test_the_linear_probe_is_what_features_would_find(tmp_path):
+    _, rungs = ladder_of(TINY, tmp_path)
+    job, beside = ladder_of(TINY.override("method=features"), tmp_path)
+    assert list(rungs) == ["kNN", "linear probe"] and list(beside) == ["kNN"]
+    np.testing.assert_array_equal(rungs["kNN"].predictions, beside["kNN"].predictions)
+    found = fit_probe(job, accelerator("no").device, "no")
+    assert rungs["linear probe"].chosen == {"c": found["probe"]["c"]}
+    how = job.samples["test"], job.target, accelerator("no"), 64
+    answers = predict(job.network, job.network.module, *how)
+    np.testing.assert_allclose(rungs["linear probe"].predictions, answers, atol=1e-4)
 
 
 def test_a_model_that_answers_before_training_is_a_baseline(digits_run, tmp_path):
     saved = Timm(name=str(digits_run.model))
-    again = digits_run.recipe.override("train.epochs=0", backbone=saved)
-    run = start(again, tmp_path / "run", evidence=True)
-    assert list(run.result["baselines"]) == ["majority", "kNN", "linear probe", "pretrained"]
-    pretrained = run.result["baselines"]["pretrained"]
-    assert pretrained["accuracy"] == digits_run.result["test"]["accuracy"]
-    assert pretrained["difference"]["value"] == 0
-    assert "does as well" in wording.verdict(run.result) or "does better" in wording.verdict(
-        run.result
-    )
+    job, rungs = ladder_of(digits_run.recipe.override(backbone=saved), tmp_path)
+    assert list(rungs) == ["kNN", "linear probe", "pretrained"]
+    scores = baselines.scores(job, rungs["pretrained"].predictions, rungs)
+    assert scores["pretrained"]["accuracy"] == digits_run.result["test"]["accuracy"]
+    assert scores["pretrained"]["difference"]["value"] == 0
 
 
 def text_job(tmp_path, task, family, rows, **keys):
@@ -278,8 +287,7 @@ def text_job(tmp_path, task, family, rows, **keys):
         task=task,
         train=Train(batch_size=2, precision="no"),
     )
-    job, folder = build.job(recipe), Folder(tmp_path / "run")
-    return job, baselines.ladder(job, folder, accelerator("no"), "no")
+    return ladder_of(recipe, tmp_path)
 
 
 def test_what_writes_texts_is_compared_with_itself_before_training(tmp_path):
@@ -294,7 +302,7 @@ def test_what_writes_texts_is_compared_with_itself_before_training(tmp_path):
     scores = baselines.scores(job, rungs["pretrained"].predictions, rungs)
     assert list(scores) == ["constant", "copy", "pretrained"]
     assert scores["pretrained"]["difference"]["value"] == 0
-    task, rows = LanguageModeling(), [{"text": "the old bridge over the river"}]
+    task, rows = LanguageModeling(packed=False), [{"text": "the old bridge over the river"}]
     _, rungs = text_job(tmp_path / "more", task, "gpt2", rows)
     assert list(rungs) == ["pretrained"]
 
