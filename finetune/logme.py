@@ -31,7 +31,7 @@ def logme(features: Array, targets: Array) -> float:
     along = np.square(left.T @ wanted)
     outside = np.maximum(np.square(wanted).sum(0) - along.sum(0), 0.0)
     parts = zip(along.T, outside, strict=True)
-    return float(np.mean([_evidence(rows, width, squares, *part) for part in parts])) / rows
+    return float(np.mean([_evidence(rows, width, squares, *part) for part in parts]) / rows)
 
 
 def _evidence(rows: int, width: int, squares: Array, along: Array, outside: float) -> float:

@@ -170,6 +170,14 @@ class RowTarget(BaseTarget, ABC):
         return self.predictions(network.outputs(module(**inputs)))
 
     @abstractmethod
+    def encode(self, table: Table) -> Array:
+        """Return the truth of all rows, (rows,) or (rows, outputs)."""
+
+    @abstractmethod
+    def losses(self, outputs: Tensor, targets: dict[str, Tensor]) -> Tensor:
+        """Return the weighted loss of each row, (batch,), float32."""
+
+    @abstractmethod
     def predictions(self, outputs: Tensor) -> Tensor:
         """Return probabilities or numbers, (batch, outputs), float32."""
 
