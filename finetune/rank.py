@@ -116,7 +116,7 @@ class Ranking:
         n = self.places[0].linear_probe["n"]
         title = (
             f"{wording.metric(self.name)} of frozen features on {n:,} validation rows, with 95 % "
-            "intervals; memory is that of training, by estimate"
+            "intervals; memory is that of training on samples of full size, by estimate"
         )
         rows = [
             [
