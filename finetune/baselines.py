@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from finetune import build, extraction
-from finetune.errors import BackboneError, TrainingError
+from finetune.errors import BackboneError, DataError, TrainingError
 from finetune.loop import predict
 from finetune.probes import Known, LinearProbe, Neighbours
 from finetune.targets.base import RowTarget
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from finetune.folder import Folder
     from finetune.job import Job
     from finetune.protocols import Network, Source, Split
+
+
+SETBACKS = (BackboneError, DataError, TrainingError, OSError, MemoryError, RuntimeError)
+"""What may keep a baseline from being had; memory that runs out on a GPU is a RuntimeError."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def ladder(job: Job, folder: Folder, accelerator: Accelerator, precision: str) -
             how = job.samples["test"], job.target.native, accelerator, job.train.eval_batch_size
             answers = predict(network, network.module, *how, full_precision=True)
             rungs["pretrained"] = Rung(answers)
-    except (BackboneError, TrainingError) as error:  # the run itself is done, and stays so
+    except SETBACKS as error:  # the run itself is done, and stays so
         folder.say(f"Not all baselines could be had: {error}")
     return rungs
 

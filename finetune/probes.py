@@ -93,7 +93,7 @@ def _directions(features: Array) -> Array:
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """A linear head on frozen features, the same as method=features fits."""
+    """A linear head on frozen features, as method=features fits it."""
 
     target: RowTarget
     head: LinearHead
