@@ -260,18 +260,19 @@ def _halved(
     sizes[-1] = samples
     left, gone, seen = list(candidates), list[Place](), 0
     for size in sizes:
-        console.say(f"{len(left)} backbones on {size:,} training rows.")
+        noun = "backbone" if len(left) == 1 else "backbones"
+        console.say(f"{len(left)} {noun} on {size:,} training rows.")
         for candidate in left:
             candidate.read({split: rows[split][seen:size] for split in PARTS})
         left.sort(key=lambda candidate: -candidate.worth)
-        leads = [_lead(left[0], candidate) for candidate in left]
-        pairs = list(zip(left, leads, strict=True))
-        half = len(left) if size == samples else math.ceil(len(left) / 2)
-        out = [pair for pair in pairs[half:] if _is_behind(*pair)]
-        gone = [_place(*pair) for pair in out] + gone
-        left = [candidate for candidate, lead in pairs if (candidate, lead) not in out]
         seen = size
-    return [_place(*pair) for pair in zip(left, leads, strict=True)] + gone
+        if size == samples:
+            break
+        worse = [(one, _lead(left[0], one)) for one in left[math.ceil(len(left) / 2) :]]
+        out = {one: lead for one, lead in worse if _is_behind(one, lead)}
+        gone = [_place(*pair) for pair in out.items()] + gone
+        left = [candidate for candidate in left if candidate not in out]
+    return [_place(one, _lead(left[0], one)) for one in left] + gone
 
 
 def _lead(leader: Candidate, other: Candidate) -> dict[str, Any]:
