@@ -66,8 +66,8 @@ class Ranking:
     metric: str
     """Starts with '-' where less is better."""
     places: tuple[Place, ...]
-    available: int
-    """Training rows that there are."""
+    available: Mapping[Split, int]
+    """Rows that there are of training and validation."""
 
     @property
     def name(self) -> str:
@@ -98,9 +98,8 @@ class Ranking:
                 f"{best.name} leads, but within what {n:,} validation rows leave to chance: ahead "
                 f"of {gaps}. The quickest of these is {quick.name}."
             )
-            if best.rows < self.available:
-                more = min(2 * best.rows, self.available)
-                sentences.append(f"More rows may tell them apart: samples={more}.")
+            if best.rows < self.available["train"] and n < self.available["validation"]:
+                sentences.append(f"More rows may tell them apart: samples={2 * best.rows}.")
         for rows in dict.fromkeys(place.rows for place in self.dropped):
             names = ", ".join(place.name for place in self.dropped if place.rows == rows)
             sentences.append(f"Clearly behind on {rows:,} rows, and seen no further: {names}.")
@@ -223,8 +222,8 @@ def rank(
         console.say(note)
     candidates = [Candidate(name, one, splits, target) for name, one in plans.items()]
     rows = {split: _in_proportion(target.encode(splits[split])) for split in PARTS}
-    available = len(rows["train"])
-    places = _halved(candidates, rows, min(samples, available))
+    available = {split: len(own) for split, own in rows.items()}
+    places = _halved(candidates, rows, min(samples, available["train"]))
     path = Path(output) if output else Path("runs") / f"rank-{recipe.name}-{_digest(plans)}"
     found = Ranking(path, target.metric, tuple(places), available)
     path.mkdir(parents=True, exist_ok=True)

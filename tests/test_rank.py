@@ -155,7 +155,7 @@ def test_differences_within_chance_are_called_so(capsys: pytest.CaptureFixture[s
         place("poor", 0.6),
         place("worst", 0.5, rows=500),
     )
-    found = Ranking(Path("out"), "accuracy", places, 6000)
+    found = Ranking(Path("out"), "accuracy", places, {"train": 6000, "validation": 800})
     leads, more, dropped = found.verdict()
     assert leads == (
         "big leads, but within what 500 validation rows leave to chance: ahead of small by "
@@ -166,7 +166,9 @@ def test_differences_within_chance_are_called_so(capsys: pytest.CaptureFixture[s
     found.show()
     said = capsys.readouterr().out
     assert "90.0 % (88.0 to 92.0)" in said and max(map(len, said.splitlines())) <= 80
-    alone = Ranking(Path("out"), "accuracy", (places[0], places[2]), 2000)
+    rows = {"train": 2000, "validation": 500}
+    assert len(Ranking(Path("out"), "accuracy", places[:2], rows).verdict()) == 1
+    alone = Ranking(Path("out"), "accuracy", (places[0], places[2]), rows)
     assert alone.verdict() == ["Take big: it is clearly ahead of all others."]
 
 

@@ -59,7 +59,7 @@ def _table(found: Ranking, name: str) -> Section:
     lead = (
         "By the linear probe on validation. Its penalty and the neighbours' number were chosen on "
         "the same rows, for all backbones alike; LogME knows the training rows alone. The memory "
-        "is estimated."
+        "is estimated, for samples of full size."
     )
     return Section("Backbones", [Table(head, rows)], lead)
 
@@ -77,10 +77,11 @@ def _leads(found: Ranking, name: str) -> Section:
 
 
 def _how(recipe: Recipe, found: Ranking) -> Section:
+    tried = found.places[0].linear_probe["n"]
     facts = {
         "task": recipe.task.kind.replace("-", " "),
-        "training rows": f"{found.places[0].rows:,} of {found.available:,}",
-        "validation rows": f"{found.places[0].linear_probe['n']:,}",
+        "training rows": f"{found.places[0].rows:,} of {found.available['train']:,}",
+        "validation rows": f"{tried:,} of {found.available['validation']:,}",
         "test rows": "none were looked at",
     }
     return Section("What was looked at", [Facts(facts)])
