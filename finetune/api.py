@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,12 +16,18 @@ from finetune.recipe import Recipe
 from finetune.run import Run
 
 
-def finetune(recipe: Recipe, output: str | Path | None = None) -> Run:
+def finetune(
+    recipe: Recipe, output: str | Path | None = None, evidence: bool | str | None = None
+) -> Run:
     """Train as the recipe says and return the run; a broken-off run of the same folder goes on.
 
-    Where `recipe.hub` names a repository, whether it can be pushed to is known before training.
-    Raises a FinetuneError for what a user can mend, Interrupted when asked to stop.
+    Without `evidence` the result stands beside baselines only that need no model: if not given, the
+    environment variable FINETUNE_EVIDENCE says so by `false`. Where `recipe.hub` names a
+    repository, whether it can be pushed to is known before training. Raises a FinetuneError for
+    what a user can mend, Interrupted when asked to stop.
     """
+    given = os.environ.get("FINETUNE_EVIDENCE", "true") if evidence is None else evidence
+    whole = _switch("evidence", given)
     asked, recipe = recipe.hub, recipe.model_copy(update={"hub": Hub()})
     path = Path(output) if output else Path("runs") / f"{recipe.name}-{recipe.digest}"
     if asked.push and console.is_main():
@@ -29,7 +36,7 @@ def finetune(recipe: Recipe, output: str | Path | None = None) -> Run:
         if folder.finished():
             console.say(f"{path} is finished: nothing was done. Its result:")
         else:
-            _train(recipe, folder, asked)
+            _train(recipe, folder, whole, asked)
     run = Run.load(path, recipe)
     if console.is_main():
         run.show()
@@ -115,10 +122,27 @@ def compare(
     """
     from finetune import compare
 
-    if control not in ("true", "false"):
-        raise RecipeError(f"control={control!r} is not allowed; give control=true or false.")
-    names, numbers = methods.split(","), compare.seeds_of(seeds)
-    compare.compare(recipe, names, numbers, control=control == "true", output=output).show()
+    extra, names, numbers = _switch("control", control), methods.split(","), compare.seeds_of(seeds)
+    compare.compare(recipe, names, numbers, control=extra, output=output).show()
+
+
+def rank(
+    backbones: str,
+    overrides: Sequence[str] = (),
+    recipe: Recipe | None = None,
+    samples: int | str = 2000,
+    output: str | Path | None = None,
+) -> None:
+    """Rank backbones for some data by what frozen features of a part of it are worth.
+
+    `backbones` are names with commas between them; without a `recipe` they are classifiers of
+    images or of texts, as the first of them reads, on the data that `overrides` name. Raises
+    RecipeError for fewer than two backbones, an unknown one, or a number that is not allowed.
+    """
+    from finetune import rank
+
+    plan = rank.plan(backbones, overrides, recipe)
+    rank.rank(plan, samples=rank.samples_of(samples), output=output).show()
 
 
 def show(recipe: Recipe, origins: Mapping[str, str] | None = None) -> None:
@@ -131,8 +155,15 @@ def show(recipe: Recipe, origins: Mapping[str, str] | None = None) -> None:
     show.show(recipe, origins or {})
 
 
-def _train(recipe: Recipe, folder: Any, asked: Hub) -> None:
-    from finetune import boundary, build, environment, extraction, front_matter, outcome
+def _switch(name: str, given: bool | str) -> bool:
+    """Return whether `given` is true; raise RecipeError if it is neither true nor false."""
+    if given not in (True, False, "true", "false"):
+        raise RecipeError(f"{name}={given!r} is not allowed; give {name}=true or false.")
+    return given in (True, "true")
+
+
+def _train(recipe: Recipe, folder: Any, evidence: bool, asked: Hub) -> None:
+    from finetune import baselines, boundary, build, environment, extraction, front_matter, outcome
     from finetune.freezing import check_frozen, frozen_hashes
     from finetune.loop import Fit
 
@@ -163,10 +194,13 @@ def _train(recipe: Recipe, folder: Any, asked: Hub) -> None:
         result["round_trip"] = outcome.save(job, folder)
     accelerator.wait_for_everyone()
     tested, predictions = outcome.test(job, folder, accelerator)
+    cost = {
+        "seconds": round(time.monotonic() - began, 3),
+        "peak_memory_bytes": environment.peak_memory(),
+    }
+    rungs = baselines.ladder(job, folder, accelerator, precision) if evidence else {}
     if accelerator.is_main_process:
-        cost = {
-            "seconds": round(time.monotonic() - began + training.pop("earlier_seconds", 0.0), 3),
-            "peak_memory_bytes": environment.peak_memory(),
-        }
-        outcome.publish(folder, job, result | tested | {"cost": cost}, predictions)
+        cost["evidence_seconds"] = round(time.monotonic() - began - cost["seconds"], 3)
+        cost["seconds"] = round(cost["seconds"] + training.pop("earlier_seconds", 0.0), 3)
+        outcome.publish(folder, job, result | tested | {"cost": cost}, predictions, rungs)
     accelerator.wait_for_everyone()

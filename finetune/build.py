@@ -37,8 +37,7 @@ def job(recipe: Recipe) -> Job:
     target = recipe.task.bind(splits, train)
     check_batch(recipe, splits)
     metrics = further_metrics(recipe, splits, target)
-    torch.manual_seed(train.seed)
-    network = recipe.backbone.build(target.num_outputs, target.classes, recipe.task.form)
+    network = untrained(recipe, target)
     device = environment.device()
     choices = [f"precision {precision}", *network.tune_for(device, precision)]
     sources, splits = open_splits(recipe, network, splits)
@@ -64,6 +63,12 @@ def job(recipe: Recipe) -> Job:
         f"Chosen for this machine ({device.type}): {', '.join(choices)}.",
     ]
     return Job(recipe, splits, target, network, module, samples, skipped, metrics, notes)
+
+
+def untrained(recipe: Recipe, target: Target) -> Network:
+    """Return the model as training starts from it: what is random in it follows `train.seed`."""
+    torch.manual_seed(recipe.train.seed)
+    return recipe.backbone.build(target.num_outputs, target.classes, recipe.task.form)
 
 
 def check_batch(recipe: Recipe, splits: Splits, source: Source | None = None) -> None:

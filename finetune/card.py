@@ -103,7 +103,10 @@ def _scores(result: Mapping[str, Any]) -> str:
     head += [f"baseline: {inert(name)}" for name in baselines]
     columns = [result["test"], result["validation"], *baselines.values()]
     rows = [
-        [inert(wording.metric(name)), *(_figure(name, scores.get(name, {})) for scores in columns)]
+        [
+            inert(wording.metric(name)),
+            *(wording.figure(name, scores.get(name, {})) for scores in columns),
+        ]
         for name in result["test"]
         if name != "per_class"
     ]
@@ -125,11 +128,6 @@ def _scores(result: Mapping[str, Any]) -> str:
     return "\n\n".join(lines)
 
 
-def _figure(name: str, figure: Mapping[str, Any]) -> str:
-    bounds, value = wording.interval(name, figure), wording.value(name, figure.get("value"))
-    return f"{value} ({bounds})" if bounds else value
-
-
 def _classes(result: Mapping[str, Any], one: str) -> list[str]:
     """Return the table of classes, or what else has figures, and what is most often mixed up."""
     parts: list[str] = []
@@ -144,7 +142,7 @@ def _classes(result: Mapping[str, Any], one: str) -> list[str]:
         rows = [
             [
                 inert(name),
-                *(_figure("", every[name][k]) for k in ("recall", "precision", "f1")),
+                *(wording.figure("", every[name][k]) for k in ("recall", "precision", "f1")),
                 f"{every[name]['n']:,}",
             ]
             for name in shown

@@ -49,7 +49,7 @@ def _finetune(own: Values, rest: list[str]) -> None:
     recipe, _ = _resolved(own, rest)
     from finetune import api
 
-    api.finetune(recipe, output=own.get("output"))
+    api.finetune(recipe, output=own.get("output"), evidence=own.get("evidence"))
 
 
 def _show(own: Values, rest: list[str]) -> None:
@@ -90,6 +90,16 @@ def _compare(own: Values, rest: list[str]) -> None:
     from finetune import api
 
     api.compare(recipe, **{key: own[key] for key in own if key != "recipe"})
+
+
+def _rank(own: Values, rest: list[str]) -> None:
+    from finetune.recipe import load
+
+    recipe = load(own["recipe"]) if "recipe" in own else None
+    from finetune import api
+
+    given = {key: own[key] for key in ("samples", "output") if key in own}
+    api.rank(own["backbones"], rest, recipe, **given)
 
 
 def _recipes(own: Values, rest: list[str]) -> None:
@@ -134,7 +144,11 @@ backbone=resnet50.a1_in1k, data=./photos. `finetune show` prints them all."""
 COMMANDS = {
     "finetune": Command(
         "Fine-tune a pretrained model as a recipe says, and test the result.",
-        {**_RECIPE, "output": "run folder; runs/NAME-DIGEST if not given"},
+        {
+            **_RECIPE,
+            "output": "run folder; runs/NAME-DIGEST if not given",
+            "evidence": "false leaves out the baselines that need the backbone's features",
+        },
         (
             "finetune finetune recipe=vit-digits",
             "finetune finetune recipe=vit-cifar method=lora method.rank=16 train.epochs=1",
@@ -217,6 +231,22 @@ data the test split counts; where it has one split only, all its rows do.""",
             "finetune compare recipe=convnext-imagefolder data=./photos methods=features,full",
         ),
         _compare,
+        overrides=_ANY_KEY,
+    ),
+    "rank": Command(
+        "Rank backbones for some data by frozen features of a part of it; nothing is trained.",
+        {
+            "*backbones": "two or more, with commas between them, each as backbone= takes it",
+            "recipe": "as for finetune; if not given, data= says what is classified",
+            "samples": "training rows of the largest part; 2000 if not given",
+            "output": "folder of the report; runs/rank-NAME-DIGEST if not given",
+        },
+        (
+            "finetune rank data=./photos backbones=resnet50.a1_in1k,vit_small_patch16_224,tiny-vit",
+            "finetune rank data=reviews.csv data.text=review backbones=minilm,distilroberta-base",
+            "finetune rank recipe=vit-cifar backbones=tiny-vit,./runs/other/model samples=5000",
+        ),
+        _rank,
         overrides=_ANY_KEY,
     ),
     "recipes": Command("List the shipped recipes.", {}, ("finetune recipes",), _recipes),

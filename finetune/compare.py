@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,17 +173,12 @@ def _cells(name: str, contender: Contender) -> list[str]:
     return [
         contender.name,
         wording.value(name, contender.mean("validation")["value"]),
-        _figure(name, contender.mean("test")),
+        wording.figure(name, contender.mean("test")),
         wording.duration(facts["seconds"]),
         wording.size(facts["peak_memory_bytes"]),
         wording.count(facts["trainable_parameters"]),
         wording.size(facts["model_bytes"]),
     ]
-
-
-def _figure(name: str, figure: Mapping[str, Any]) -> str:
-    bounds = wording.interval(name, figure)
-    return wording.value(name, figure["value"]) + (f" ({bounds})" if bounds else "")
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, Any]:

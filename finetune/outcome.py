@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
@@ -133,11 +134,20 @@ def padding(job: Job) -> dict[str, float]:
     return shares
 
 
-def publish(folder: Folder, job: Job, result: dict[str, Any], predictions: Array) -> None:
-    """Write the pages that a person reads, and last the result, which ends the run."""
+def publish(
+    folder: Folder,
+    job: Job,
+    result: dict[str, Any],
+    predictions: Array,
+    rungs: Mapping[str, baselines.Rung],
+) -> None:
+    """Write the pages that a person reads, and last the result, which ends the run.
+
+    `rungs` are the baselines that the backbone gives without training.
+    """
     surroundings = environment.describe() | {"argv": environment.arguments()}
     write_json(folder.path / "environment.json", surroundings)
-    result["baselines"] = baselines.scores(job, predictions)
+    result["baselines"] = baselines.scores(job, predictions, rungs)
     shown = job.target.evidence(predictions, job.samples["test"].truth)
     result["confused"] = mistakes.confused(shown.confusion, job.target.classes)
     text = card.text(job.recipe, job, result, surroundings)
