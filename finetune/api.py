@@ -86,10 +86,32 @@ def compare(
     """
     from finetune import compare
 
-    if control not in ("true", "false"):
-        raise RecipeError(f"control={control!r} is not allowed; give control=true or false.")
     names, numbers = methods.split(","), compare.seeds_of(seeds)
-    compare.compare(recipe, names, numbers, control=control == "true", output=output).show()
+    switched = _switch("control", control)
+    compare.compare(recipe, names, numbers, control=switched, output=output).show()
+
+
+def check(
+    recipe: Recipe,
+    strict: str = "false",
+    labels: str = "false",
+    output: str | Path | None = None,
+) -> None:
+    """Say what is wrong with the data of a recipe, and write it to check.json and report.html.
+
+    Raises RecipeError for a switch that is not allowed, DataError for serious findings if `strict`.
+    """
+    from finetune.preflight.check import check
+
+    told = {"strict": strict, "labels": labels}
+    check(recipe, **{name: _switch(name, text) for name, text in told.items()}, output=output)
+
+
+def _switch(name: str, text: str) -> bool:
+    """Return what `true` or `false` says; raise RecipeError for anything else."""
+    if text not in ("true", "false"):
+        raise RecipeError(f"{name}={text!r} is not allowed; give {name}=true or false.")
+    return text == "true"
 
 
 def show(recipe: Recipe, origins: Mapping[str, str] | None = None) -> None:
@@ -106,6 +128,7 @@ def _train(recipe: Recipe, folder: Any) -> None:
     from finetune import boundary, build, environment, extraction, outcome
     from finetune.freezing import check_frozen, frozen_hashes
     from finetune.loop import Fit
+    from finetune.preflight.check import brief
 
     began = time.monotonic()
     environment.keep_freed_memory()
@@ -114,6 +137,9 @@ def _train(recipe: Recipe, folder: Any) -> None:
     job = build.job(recipe)
     for note in job.notes:
         folder.say(note)
+    if accelerator.is_main_process:
+        for sentence in brief(job.splits, recipe.task):
+            folder.say(f"Look at the data: {sentence}.")
     frozen = frozen_hashes(job.module)
     training: dict[str, Any] = {}
     if job.method.probe:
