@@ -103,8 +103,8 @@ def check(
     """
     from finetune.preflight.check import check
 
-    told = {"strict": strict, "labels": labels}
-    check(recipe, **{name: _switch(name, text) for name, text in told.items()}, output=output)
+    switches = {"strict": _switch("strict", strict), "labels": _switch("labels", labels)}
+    check(recipe, **switches, output=output)
 
 
 def _switch(name: str, text: str) -> bool:
@@ -138,8 +138,8 @@ def _train(recipe: Recipe, folder: Any) -> None:
     for note in job.notes:
         folder.say(note)
     if accelerator.is_main_process:
-        for sentence in brief(job.splits, recipe.task):
-            folder.say(f"Look at the data: {sentence}.")
+        for found in brief(job.splits, recipe.task):
+            folder.say(f"Look at the data: {found}.")
     frozen = frozen_hashes(job.module)
     training: dict[str, Any] = {}
     if job.method.probe:

@@ -138,9 +138,9 @@ def check(survey: Survey, looks: Looks) -> list[Finding]:
     order = np.argsort(pixels, kind="stable")
     least, middle, most = (order[i] for i in (0, len(order) // 2, -1))
     sizes = [f"{looks.width[i]} x {looks.height[i]}" for i in (least, middle, most)]
-    said = f"all {sizes[0]}" if len({*sizes}) == 1 else "{} to {}, median {}".format(
-        sizes[0], sizes[2], sizes[1]
-    )  # fmt: skip
+    said = f"{sizes[0]} to {sizes[2]}, median {sizes[1]}"
+    if len(set(sizes)) == 1:
+        said = f"all {sizes[0]}"
     kinds = Counter(looks.kind).most_common()
     told = ", ".join(f"{kind} ({count:,})" for kind, count in kinds)
     findings = [

@@ -19,7 +19,7 @@ FOLDS = 5
 ROWS = 20_000
 """Training rows that are enough to tell."""
 CLEAR, STRONG = 0.1, 0.5
-"""How far from chance (0) to always right (1) the lower bound must be for a warning, and for more."""
+"""Where the lower bound is from chance (0) to always right (1) for a warning, and for more."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Probe:
 def probes(
     survey: Survey, numbers: Mapping[str, Array], paths: Sequence[str] | None = None
 ) -> list[Probe]:
-    """Return how well each of the `numbers`, (rows,) or (rows, any), and the paths predict the class.
+    """Return how well each of the `numbers`, (rows,) or (rows, any), and the paths tell the class.
 
     That is the balanced accuracy of a shallow tree, or for paths of naive Bayes over their parts,
     cross-validated on the training split. What never varies is left out, and so is all where rows

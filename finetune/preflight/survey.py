@@ -50,7 +50,7 @@ class Survey:
             classes = splits.classes or labels.natural(map(labels.name_of, cells))
             index = labels.Index(classes, splits.classes is not None)
             codes = np.array([index(cell, row) for row, cell in enumerate(cells)], np.int64)
-        counts = _counts(split, cells if codes is None else codes, len(classes))
+        counts = _counts(split, cells if codes is None else codes.tolist(), len(classes))
         return cls(splits, inputs, split, truth, classes, codes, counts)
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Labels that are probably wrong, by confident learning (Northcutt et al. 2021, arXiv:1911.00068)."""
+"""Labels that are probably wrong: confident learning, Northcutt et al. 2021, arXiv:1911.00068."""
 
 from __future__ import annotations
 
@@ -6,27 +6,31 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from finetune.preflight.finding import EXAMPLES, Example, Finding
+from finetune.preflight.finding import Example, Finding
 from finetune.preflight.survey import Survey
 from finetune.protocols import Array
 
 FOLDS = 5
+SHOWN = 48
+"""Suspicious rows that are examples."""
 STRENGTH = 0.1
 """Of the probe's head, as `method.c` has it: weak enough not to learn single wrong labels."""
 
 
 @dataclass(frozen=True)
 class Suspects:
-    """Rows in doubt, the most suspicious first."""
+    """Rows that a probe takes for another class, the most suspicious first."""
 
     rows: Array
     """(suspects,)"""
     suggested: Array
-    """(suspects,) the class that the probe takes each for."""
+    """(suspects,) the class that each is taken for."""
     given: Array
     """(suspects,) the probability of the class that each is labelled as."""
     probability: Array
     """(suspects,) that of the suggested class."""
+    estimate: int
+    """How many of all labels are wrong, as far as one can tell."""
 
 
 def out_of_fold(features: Array, codes: Array, classes: int, seed: int = 0) -> Array:
@@ -49,40 +53,31 @@ def out_of_fold(features: Array, codes: Array, classes: int, seed: int = 0) -> A
 
 
 def ranked(probabilities: Array, codes: Array) -> Suspects:
-    """Return the rows that are confidently of another class than their label.
+    """Return the rows whose likeliest class is not their label, the least likely labels first.
 
-    A class counts as confident where its probability reaches the mean over the rows labelled so.
-    The order is by how much likelier the suggested class is than the given one.
+    Those count as wrong in the estimate that are confidently of another class: its probability
+    reaches the mean of it over the rows that are labelled so (section 3.1 of the paper).
     """
-    rows, classes = probabilities.shape
-    own = probabilities[np.arange(rows), codes]
-    totals = np.bincount(codes, own, minlength=classes)
+    rows, classes = np.arange(len(codes)), probabilities.shape[1]
+    own, suggested = probabilities[rows, codes], probabilities.argmax(1)
     counts = np.bincount(codes, minlength=classes)
-    bars = np.where(counts > 0, totals / np.maximum(counts, 1), np.inf)
-    confident = np.where(probabilities >= bars, probabilities, -1)
-    suggested = confident.argmax(1)
-    best = confident[np.arange(rows), suggested]
-    doubtful = np.flatnonzero((best >= 0) & (suggested != codes))
-    order = doubtful[np.argsort((own - best)[doubtful], kind="stable")]
-    return Suspects(order, suggested[order], own[order], best[order])
+    bars = np.bincount(codes, own, minlength=classes) / np.maximum(counts, 1)
+    confident = np.where((probabilities >= bars) & (counts > 0), probabilities, -1)
+    wrong = (confident.max(1) >= 0) & (confident.argmax(1) != codes)
+    order = np.argsort(own, kind="stable")
+    order = order[suggested[order] != codes[order]]
+    best = probabilities[order, suggested[order]]
+    return Suspects(order, suggested[order], own[order], best, int(wrong.sum()))
 
 
 def check(survey: Survey, found: Suspects) -> list[Finding]:
-    """Return how many labels are in doubt, the worst of them as examples."""
-    if not len(found.rows):
-        return [Finding("note", "No label is in doubt", 0)]
+    """Return how many labels are probably wrong, the most suspicious as examples."""
+    columns = found.rows, found.suggested, found.given, found.probability
+    shown = zip(*(column[:SHOWN].tolist() for column in columns), strict=True)
     examples = tuple(
-        Example((int(row),), f"{survey.classes[other]}? {chance:.0%} against {given:.0%}")
-        for row, other, given, chance in zip(
-            found.rows[: 2 * EXAMPLES],
-            found.suggested,
-            found.given,
-            found.probability,
-            strict=False,
-        )
+        Example((row,), f"{survey.classes[other]} {100 * chance:.0f} %, label {100 * given:.0f} %")
+        for row, other, given, chance in shown
     )
-    share = len(found.rows) / len(survey)
-    what = (
-        f"{len(found.rows):,} of {len(survey):,} labels ({share:.1%}) look wrong to a linear probe"
-    )
-    return [Finding("warning", what, len(found.rows), examples)]
+    of = f"{len(survey):,} labels ({100 * found.estimate / len(survey):.1f} %)"
+    what = f"About {found.estimate:,} of {of} look wrong to a linear probe on the features"
+    return [Finding("warning" if found.estimate else "note", what, found.estimate, examples)]

@@ -7,17 +7,23 @@ from typing import TYPE_CHECKING, Any
 from finetune import wording
 from finetune.protocols import SPLITS
 from finetune.report import background, page, plots
-from finetune.report.page import Block, Code, Figure, Gallery, Headline, Sample, Section
-from finetune.report.page import Sentences, Table
+from finetune.report.page import (
+    Block,
+    Code,
+    Figure,
+    Gallery,
+    Headline,
+    Sample,
+    Section,
+    Sentences,
+    Table,
+)
 from finetune.report.pictures import thumbnail
 
 if TYPE_CHECKING:
     from finetune.preflight.finding import Finding
     from finetune.preflight.result import Preflight
     from finetune.recipe import Recipe
-
-SHOWN = 60
-"""Suspicious labels shown."""
 
 
 def render(recipe: Recipe, found: Preflight) -> str:
@@ -53,7 +59,7 @@ def _findings(found: Preflight) -> Section:
 def _examples(found: Preflight, finding: Finding) -> Section:
     """Return the rows that show a finding, those that belong together next to each other."""
     samples = []
-    for number, example in enumerate(finding.examples[:SHOWN], 1):
+    for number, example in enumerate(finding.examples, 1):
         together = f"pair {number}" if len(example.rows) > 1 else ""
         said = ", ".join(part for part in (together, example.note) if part)
         samples += [_sample(found, row, said) for row in example.rows]
