@@ -18,10 +18,12 @@ from finetune.preflight.finding import EXAMPLES, Example, Finding, rows
 from finetune.preflight.survey import Survey
 from finetune.protocols import Array, Table
 
-SIDE = 16
+SIDE = 8
 """Height and width of the thumbnails that are compared."""
-ALIKE = 0.98
-"""From which correlation of their thumbnails two images are nearly the same."""
+ALIKE = 0.94
+"""From which product of their vectors two images are nearly the same."""
+FLAT = 2
+"""Grey levels by which an image of one colour may differ."""
 TINY = 16
 """So many times fewer pixels than the median make an image suspiciously small."""
 
@@ -40,6 +42,8 @@ class Look:
     """Format and mode, such as `JPEG RGB`."""
     path: str
     """Empty where the table holds the bytes alone."""
+    contrast: int
+    """Between the darkest and the brightest grey, 0 to 255."""
     thumbnail: Array
     """(SIDE, SIDE) grey, uint8."""
 
@@ -54,19 +58,23 @@ class Looks:
     height: Array
     kind: list[str]
     path: list[str]
+    contrast: Array
     thumbnail: Array
 
     @classmethod
     def of(cls, looks: Sequence[Look]) -> Looks:
         """Return many looks as one."""
-        size, width, height = (
-            np.array([getattr(look, name) for look in looks])
-            for name in ("size", "width", "height")
+        numbers = {
+            name: np.array([getattr(look, name) for look in looks])
+            for name in ("size", "width", "height", "contrast")
+        }
+        return cls(
+            digest=np.array([look.digest for look in looks], np.uint64),
+            kind=[look.kind for look in looks],
+            path=[look.path for look in looks],
+            thumbnail=np.stack([look.thumbnail for look in looks]),
+            **numbers,
         )
-        digest = np.array([look.digest for look in looks], np.uint64)
-        kinds, paths = [look.kind for look in looks], [look.path for look in looks]
-        thumbnails = np.stack([look.thumbnail for look in looks])
-        return cls(digest, size, width, height, kinds, paths, thumbnails)
 
     def beside_content(self) -> dict[str, Array]:
         """Return what no model should learn from, (images,) or (images, any), by name."""
@@ -78,15 +86,18 @@ class Looks:
 
     @property
     def vectors(self) -> Array:
-        """(images, SIDE²) thumbnails less their mean, of length 1; 0 where they are of one colour.
+        """(images, 2 SIDE (SIDE - 1)) what each pixel of a thumbnail differs from the next, of
+        length 1; 0 where nothing differs.
 
-        The product of two is the correlation of their greys, whatever brightness and contrast.
+        It is the difference hash (Krawetz 2013), across and down, with its numbers instead of their
+        signs: the product of two is near 1 whatever the brightness, contrast, size or format.
         """
-        flat = self.thumbnail.reshape(len(self.thumbnail), -1).astype(np.float32)
-        flat -= flat.mean(1, keepdims=True)
-        length = np.linalg.norm(flat, axis=1, keepdims=True)
-        # Grey levels that differ by a rounding error say nothing.
-        return np.where(length > SIDE, flat / np.maximum(length, 1), 0).astype(np.float32)
+        grey = self.thumbnail.astype(np.float32)
+        steps = [np.diff(grey, axis=axis).reshape(len(grey), -1) for axis in (1, 2)]
+        across = np.concatenate(steps, 1)
+        length = np.linalg.norm(across, axis=1, keepdims=True)
+        unit: Array = np.where(length > SIDE, across / np.maximum(length, 1), 0)
+        return unit
 
 
 def look(table: Table) -> tuple[list[Look], list[Failure]]:
@@ -112,7 +123,8 @@ def _look(row: int, cell: object) -> Look | Failure:
     except Unreadable as error:
         return Failure(row, name_of(cell), str(error))
     thumbnail = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX))
-    return Look(digest(content), len(content), width, height, kind, path, thumbnail)
+    contrast = int(np.ptp(np.asarray(grey)))
+    return Look(digest(content), len(content), width, height, kind, path, contrast, thumbnail)
 
 
 def digests(table: Table) -> Iterator[int]:
@@ -148,7 +160,7 @@ def check(survey: Survey, looks: Looks) -> list[Finding]:
         Finding("note", f"Format and mode: {told}", len(survey)),
     ]
     small = np.flatnonzero(pixels * TINY <= np.median(pixels))
-    blank = np.flatnonzero(~looks.vectors.any(1))
+    blank = np.flatnonzero(looks.contrast <= FLAT)
     for found, what in ((small, f"{TINY} times smaller than the median"), (blank, "of one colour")):
         if len(found):
             shown = tuple(Example((int(row),)) for row in found[:EXAMPLES])
