@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from finetune.images.augmentation import Augmentation
     from finetune.methods import FeatureExtraction, Full, LoRA, NormBias
+    from finetune.preflight.check import check
     from finetune.protocols import Splits
     from finetune.recipe import Recipe, Train
     from finetune.run import Run
@@ -78,6 +79,7 @@ __all__ = [
     "Train",
     "TrainingError",
     "Transformers",
+    "check",
     "evaluate",
     "features",
     "finetune",
@@ -98,6 +100,7 @@ _HOMES = {
         "TrainingError",
     ),
     "images.augmentation": ("Augmentation",),
+    "preflight.check": ("check",),
     "methods": ("FeatureExtraction", "Full", "LoRA", "NormBias"),
     "protocols": ("Splits",),
     "recipe": ("Recipe", "Train"),

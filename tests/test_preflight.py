@@ -256,12 +256,11 @@ def test_wrong_labels_are_found_in_digits(tmp_path: Path) -> None:
     assert hits.sum() / len(planted) >= 0.9
     right = found.suggested[hits] == survey.codes[found.rows[hits]]
     assert right.mean() >= 0.9
-    assert len(planted) / 2 <= found.estimate <= 2 * len(planted)
 
 
 def test_suspicious_labels_are_told_by_name(tmp_path: Path) -> None:
     found = checked(tmp_path, "data=digits", "labels=true", "data.shots=40", *TINY_VIT)
-    assert those(found, "look wrong to a linear probe")
+    assert those(found, "of another class to a linear probe")
     first = found["suspects"][0]
     assert {"split", "row", "name", "label", "suggested", "probability"} <= set(first)
     assert first["label"] != first["suggested"]

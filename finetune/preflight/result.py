@@ -43,7 +43,7 @@ class Preflight:
     def told(self, example: Example) -> str:
         """Return an example in words."""
         places = [self.survey.place(row) for row in example.rows]
-        names = [wording.label(f"{p['split']} {p['row']} {p['name']}", 70) for p in places]
+        names = [wording.label(f"{p['split']} {p['name'] or p['row']}", 60) for p in places]
         return "; ".join([*names, *[example.note] * bool(example.note)])
 
     def plain(self) -> dict[str, Any]:

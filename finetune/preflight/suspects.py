@@ -1,12 +1,19 @@
-"""Labels that are probably wrong: confident learning, Northcutt et al. 2021, arXiv:1911.00068."""
+"""Labels that may be wrong, by what a linear probe that has not seen them says.
+
+The order is that of confident learning by self-confidence (Northcutt et al. 2021,
+arXiv:1911.00068). Its estimate of how many labels are wrong is not given: where the probe is weak,
+it counts the errors of the probe.
+"""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 
-from finetune.preflight.finding import Example, Finding
+from finetune.errors import DataError
+from finetune.preflight.finding import Example, Finding, rows
 from finetune.preflight.survey import Survey
 from finetune.protocols import Array
 
@@ -29,12 +36,13 @@ class Suspects:
     """(suspects,) the probability of the class that each is labelled as."""
     probability: Array
     """(suspects,) that of the suggested class."""
-    estimate: int
-    """How many of all labels are wrong, as far as one can tell."""
 
 
 def out_of_fold(features: Array, codes: Array, classes: int, seed: int = 0) -> Array:
-    """Return the probabilities (rows, classes) of linear heads fitted on the other folds."""
+    """Return the probabilities (rows, classes) of linear heads fitted on the other folds.
+
+    Raises DataError where no class has two rows.
+    """
     import torch
     from sklearn.model_selection import StratifiedKFold
 
@@ -44,8 +52,13 @@ def out_of_fold(features: Array, codes: Array, classes: int, seed: int = 0) -> A
     target = Classes(tuple(map(str, range(classes))))
     found = np.zeros((len(codes), classes), np.float32)
     folds = min(FOLDS, int(np.bincount(codes).max()))
+    if folds < 2:
+        raise DataError("labels=true needs classes with more than one row each. Leave it out.")
     splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    for fit, held in splitter.split(features, codes):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of classes with fewer rows than folds
+        parts = list(splitter.split(features, codes))
+    for fit, held in parts:
         head = fit_head(features[fit], codes[fit], features[held], codes[held], target, [STRENGTH])
         outputs = torch.from_numpy(features[held]) @ head.weight.T + head.bias
         found[held] = outputs.softmax(1).numpy()
@@ -53,31 +66,25 @@ def out_of_fold(features: Array, codes: Array, classes: int, seed: int = 0) -> A
 
 
 def ranked(probabilities: Array, codes: Array) -> Suspects:
-    """Return the rows whose likeliest class is not their label, the least likely labels first.
-
-    Those count as wrong in the estimate that are confidently of another class: its probability
-    reaches the mean of it over the rows that are labelled so (section 3.1 of the paper).
-    """
-    rows, classes = np.arange(len(codes)), probabilities.shape[1]
-    own, suggested = probabilities[rows, codes], probabilities.argmax(1)
-    counts = np.bincount(codes, minlength=classes)
-    bars = np.bincount(codes, own, minlength=classes) / np.maximum(counts, 1)
-    confident = np.where((probabilities >= bars) & (counts > 0), probabilities, -1)
-    wrong = (confident.max(1) >= 0) & (confident.argmax(1) != codes)
+    """Return the rows whose likeliest class is not their label, the least likely labels first."""
+    own, suggested = probabilities[np.arange(len(codes)), codes], probabilities.argmax(1)
     order = np.argsort(own, kind="stable")
     order = order[suggested[order] != codes[order]]
     best = probabilities[order, suggested[order]]
-    return Suspects(order, suggested[order], own[order], best, int(wrong.sum()))
+    return Suspects(order, suggested[order], own[order], best)
 
 
 def check(survey: Survey, found: Suspects) -> list[Finding]:
-    """Return how many labels are probably wrong, the most suspicious as examples."""
+    """Return how many labels are in doubt, the most suspicious as examples."""
     columns = found.rows, found.suggested, found.given, found.probability
     shown = zip(*(column[:SHOWN].tolist() for column in columns), strict=True)
     examples = tuple(
         Example((row,), f"{survey.classes[other]} {100 * chance:.0f} %, label {100 * given:.0f} %")
         for row, other, given, chance in shown
     )
-    of = f"{len(survey):,} labels ({100 * found.estimate / len(survey):.1f} %)"
-    what = f"About {found.estimate:,} of {of} look wrong to a linear probe on the features"
-    return [Finding("warning" if found.estimate else "note", what, found.estimate, examples)]
+    count = len(found.rows)
+    what = (
+        f"{rows(count, len(survey), 'rows')} of another class to a linear probe on the features; "
+        "wrong labels are likeliest among the first"
+    )
+    return [Finding("warning" if count else "note", what, count, examples)]
