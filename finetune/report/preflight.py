@@ -61,19 +61,20 @@ def _examples(found: Preflight, finding: Finding) -> Section:
     samples = []
     for number, example in enumerate(finding.examples, 1):
         together = f"pair {number}" if len(example.rows) > 1 else ""
-        said = ", ".join(part for part in (together, example.note) if part)
-        samples += [_sample(found, row, said) for row in example.rows]
+        samples += [_sample(found, row, together, example.note) for row in example.rows]
     return Section(finding.what, [Gallery(samples)])
 
 
-def _sample(found: Preflight, row: int, note: str) -> Sample:
+def _sample(found: Preflight, row: int, *notes: str) -> Sample:
     place, cells = found.survey.place(row), found.survey.cells(row)
     image = cells.pop("image", None)
     picture, small = thumbnail(image) if image else ("", False)
+    where = ", ".join([f"{place['split']} row {place['row']}", *filter(None, notes)])
+    labelled = "label" in place
     return Sample(
-        said=f"{place['split']} row {place['row']}",
-        true=wording.label(place.get("label", ""), 60) if "label" in place else "",
-        chance=note,
+        said=wording.label(place["label"], 60) if labelled else where,
+        true="",
+        chance=where if labelled else "",
         picture=picture,
         text="\n".join(wording.excerpt(cell) for cell in cells.values()),
         name=wording.label(place["name"], 60) if image and place["name"] else "",
@@ -85,14 +86,15 @@ def _shortcuts(found: Preflight) -> Section:
     """Return how well what is not the content predicts the label."""
     if not found.probes:
         return Section("Shortcuts", [])
-    name, text = "balanced_accuracy", (
-        "Balanced accuracy of predicting the class from this alone, cross-validated on the "
-        "training rows, with 95 % intervals. Chance is the last row."
-    )  # fmt: skip
+    text = (
+        "Balanced accuracy of telling the class from this alone, cross-validated on the training "
+        "rows, with 95 % intervals. Chance is the last row."
+    )
     chance: dict[str, Any] = {"value": found.probes[0].chance}
-    rows = [(probe.of, probe.score) for probe in found.probes] + [("chance", chance)]
+    rows = [*((probe.of, probe.score) for probe in found.probes), ("chance", chance)]
     lead = "What has nothing to do with the content should say nothing about the class."
-    return Section("Shortcuts", [Figure(plots.strip(name, rows), text, text)], lead)
+    figure = Figure(plots.strip("balanced_accuracy", rows), text, text)
+    return Section("Shortcuts", [figure], lead)
 
 
 def _data(found: Preflight) -> Section:
