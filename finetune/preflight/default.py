@@ -19,14 +19,14 @@ def recipe_for(name: str | None, overrides: Sequence[str]) -> Recipe:
     if name is not None:
         return apply(load(name), overrides)[0]
     keys = [text.partition("=")[0].strip() for text in overrides]
-    if "data" not in keys:
+    if not {"data", "data.kind"} & {*keys}:
         raise RecipeError(
             "finetune check needs data= or recipe=. For example: finetune check data=./photos"
         )
     images, texts = (
         load(known).override(name="data") for known in ("vit-digits", "minilm-intents")
     )
-    named = [text for text, key in zip(overrides, keys, strict=True) if key.startswith("data")]
+    named = [text for text, key in zip(overrides, keys, strict=True) if key.split(".")[0] == "data"]
     suited = images if _has_images(apply(images, named)[0].data) else texts
     return apply(suited, overrides)[0]
 

@@ -61,9 +61,11 @@ def _conflicts(survey: Survey, pairs: Pairs, noun: str, relation: str) -> list[F
         return []
     labels = survey.truth[pairs.rows]
     differ = labels[:, 0] != labels[:, 1]
-    count = len(np.unique(pairs.rows[differ]))
-    if not count:
+    if not differ.any():
         return []
+    # Of equal rows, each pair is one with the first: all of a group contradict each other.
+    groups = np.isin(pairs.rows[:, 0], pairs.rows[differ, 0])
+    count = len(np.unique(pairs.rows[groups if pairs.exact else differ]))
     many = pairs.exact and count >= MANY * len(survey)
     what = f"{_counted(pairs, count, len(survey), noun)} {relation}"
     return [Finding("serious" if many else "warning", what, count, _shown(pairs, differ))]

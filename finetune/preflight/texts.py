@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from finetune import wording
 from finetune.errors import BackboneError, FinetuneError
 from finetune.preflight.finding import Finding, rows
 from finetune.preflight.images import digest
@@ -89,10 +90,8 @@ def truncation(recipe: Recipe, survey: Survey) -> list[Finding]:
         )
         sources, _ = build.open_splits(recipe, network, survey.splits)
     except BackboneError as error:
-        first = str(error).splitlines()[0]
-        return [
-            Finding("note", f"How many texts are too long for the model is not known: {first}", 0)
-        ]
+        why = wording.label(str(error).partition("\n")[0], 90)
+        return [Finding("note", f"How many texts are cut off is not known: {why}", 0)]
     except FinetuneError as error:
         return [Finding("serious", f"The texts cannot be read by the model: {error}", len(survey))]
     cut = sum(getattr(source, "cut_rows", 0) for source in sources.values())
