@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from finetune.hub import Hub
     from finetune.images.augmentation import Augmentation
     from finetune.methods import FeatureExtraction, Full, LoRA, NormBias
+    from finetune.preflight.check import check
     from finetune.protocols import Splits
     from finetune.recipe import Recipe, Train
     from finetune.run import Run
@@ -82,6 +83,7 @@ __all__ = [
     "Train",
     "TrainingError",
     "Transformers",
+    "check",
     "evaluate",
     "features",
     "finetune",
@@ -105,6 +107,7 @@ _HOMES = {
     ),
     "hub": ("Hub",),
     "images.augmentation": ("Augmentation",),
+    "preflight.check": ("check",),
     "methods": ("FeatureExtraction", "Full", "LoRA", "NormBias"),
     "protocols": ("Splits",),
     "recipe": ("Recipe", "Train"),

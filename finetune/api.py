@@ -145,6 +145,22 @@ def rank(
     rank.rank(plan, samples=rank.samples_of(samples), output=output).show()
 
 
+def check(
+    recipe: Recipe,
+    strict: str = "false",
+    labels: str = "false",
+    output: str | Path | None = None,
+) -> None:
+    """Say what is wrong with the data of a recipe, and write it to check.json and report.html.
+
+    Raises RecipeError for a switch that is not allowed, DataError for serious findings if `strict`.
+    """
+    from finetune.preflight.check import check
+
+    switches = {"strict": _switch("strict", strict), "labels": _switch("labels", labels)}
+    check(recipe, **switches, output=output)
+
+
 def show(recipe: Recipe, origins: Mapping[str, str] | None = None) -> None:
     """Print what a recipe would do, and where each value comes from; nothing is trained.
 
@@ -166,6 +182,7 @@ def _train(recipe: Recipe, folder: Any, evidence: bool, asked: Hub) -> None:
     from finetune import baselines, boundary, build, environment, extraction, front_matter, outcome
     from finetune.freezing import check_frozen, frozen_hashes
     from finetune.loop import Fit
+    from finetune.preflight.check import brief
 
     began = time.monotonic()
     environment.keep_freed_memory()
@@ -177,6 +194,9 @@ def _train(recipe: Recipe, folder: Any, evidence: bool, asked: Hub) -> None:
         hub.check_card(asked, card)
     for note in job.notes:
         folder.say(note)
+    if accelerator.is_main_process:
+        for found in brief(job.splits, recipe.task):
+            folder.say(f"Look at the data: {found}.")
     frozen = frozen_hashes(job.module)
     training: dict[str, Any] = {}
     if job.method.probe:

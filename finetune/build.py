@@ -135,7 +135,7 @@ def open_splits(
         except UnreadableInputs as error:
             failures += [f._replace(name=f"{f.name} ({split})") for f in error.failures]
             noun = error.noun
-            splits = _without(splits, split, {failure.row for failure in error.failures})
+            splits = without(splits, split, {failure.row for failure in error.failures})
     if failures and getattr(recipe.data, "on_error", "raise") == "raise":
         raise UnreadableInputs(failures, noun)
     for split in (name for name in names if name not in sources):
@@ -143,8 +143,8 @@ def open_splits(
     return sources, splits
 
 
-def _without(splits: Splits, split: Split, broken: set[int]) -> Splits:
-    """Return the splits without these rows of one of them."""
+def without(splits: Splits, split: Split, broken: set[int]) -> Splits:
+    """Return the splits without these rows of one of them, which are counted as left out."""
     table, gone = splits[split], set(splits.left_out.get(split, ()))
     numbers = [n for n in range(len(table) + len(gone)) if n not in gone]
     left_out = tuple(sorted(gone | {numbers[row] for row in broken}))

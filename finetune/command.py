@@ -102,6 +102,15 @@ def _rank(own: Values, rest: list[str]) -> None:
     api.rank(own["backbones"], rest, recipe, **given)
 
 
+def _check(own: Values, rest: list[str]) -> None:
+    from finetune.preflight.default import recipe_for
+
+    recipe = recipe_for(own.pop("recipe", None), rest)
+    from finetune import api
+
+    api.check(recipe, **own)
+
+
 def _recipes(own: Values, rest: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -247,6 +256,22 @@ data the test split counts; where it has one split only, all its rows do.""",
             "finetune rank recipe=vit-cifar backbones=tiny-vit,./runs/other/model samples=5000",
         ),
         _rank,
+        overrides=_ANY_KEY,
+    ),
+    "check": Command(
+        "Say what is wrong with data before anything is learned from it.",
+        {
+            "recipe": "as for finetune; one that suits the data if not given",
+            "labels": "true also ranks the labels that are probably wrong",
+            "strict": "true ends with exit code 2 if a finding is serious",
+            "output": "folder of the report; runs/check-NAME-DIGEST if not given",
+        },
+        (
+            "finetune check data=./photos",
+            "finetune check data=reviews.csv labels=true",
+            "finetune check recipe=vit-cifar strict=true",
+        ),
+        _check,
         overrides=_ANY_KEY,
     ),
     "recipes": Command("List the shipped recipes.", {}, ("finetune recipes",), _recipes),
