@@ -7,24 +7,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune import console
+from finetune import console, tracking
 from finetune.errors import RecipeError
 from finetune.folder import opened
 from finetune.recipe import Recipe
 from finetune.run import Run
 
 
-def finetune(recipe: Recipe, output: str | Path | None = None) -> Run:
+def finetune(
+    recipe: Recipe, output: str | Path | None = None, track: str | Sequence[str] = ()
+) -> Run:
     """Train as the recipe says and return the run; a broken-off run of the same folder goes on.
 
+    `track` names trackers, such as "tensorboard" or "wandb", that get the figures of the log too.
     Raises a FinetuneError for what a user can mend, Interrupted when asked to stop.
     """
+    trackers = tracking.asked(track)
     path = Path(output) if output else Path("runs") / f"{recipe.name}-{recipe.digest}"
     with opened(path, recipe) as folder:
         if folder.finished():
             console.say(f"{path} is finished: nothing was done. Its result:")
         else:
-            _train(recipe, folder)
+            _train(recipe, folder, trackers)
     run = Run.load(path, recipe)
     if console.is_main():
         run.show()
@@ -60,6 +64,23 @@ def predict(
 
     run = run if isinstance(run, Run) else Run.load(run)
     predictions.run_command(run, inputs, output, top_k, columns)
+
+
+def export(
+    run: str | Path | Run,
+    format: str,
+    output: str | Path | None = None,
+    int8: str | None = None,
+    data: Any = None,
+) -> None:
+    """Write a finished run as a folder for others: `onnx`, or `merged` for LoRA.
+
+    Raises RecipeError for a value that is not allowed, and what `Run.load` and `Run.export` do.
+    """
+    if int8 not in (None, "true", "false"):
+        raise RecipeError(f"int8={int8!r} is not allowed; give int8=true or false.")
+    run = run if isinstance(run, Run) else Run.load(run)
+    run.export(format, output, int8=None if int8 is None else int8 == "true", data=data)
 
 
 def features(recipe: Recipe, output: str | Path) -> None:
@@ -102,7 +123,7 @@ def show(recipe: Recipe, origins: Mapping[str, str] | None = None) -> None:
     show.show(recipe, origins or {})
 
 
-def _train(recipe: Recipe, folder: Any) -> None:
+def _train(recipe: Recipe, folder: Any, trackers: Sequence[str] = ()) -> None:
     from finetune import boundary, build, environment, extraction, outcome
     from finetune.freezing import check_frozen, frozen_hashes
     from finetune.loop import Fit
@@ -121,7 +142,10 @@ def _train(recipe: Recipe, folder: Any) -> None:
         frozen = {name: kept for name, kept in frozen.items() if name not in written}
         training |= extraction.fit_probe(job, accelerator.device, precision)
     if job.method.descends:
-        with boundary.replayed(job, accelerator.device, precision) as (replayed, sentence):
+        with (
+            boundary.replayed(job, accelerator.device, precision) as (replayed, sentence),
+            tracking.tracked(trackers, folder, recipe),
+        ):
             if sentence:
                 folder.say(sentence)
             training |= Fit(replayed, folder, accelerator).run()

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 CLASSES = 50
 """Rows of the table of classes; of more, those of lowest F1."""
 
+LOADING = "## How to load it"
+
 PIPELINES = {
     "multi-label-image-classification": "image-classification",
     "image-regression": "",
@@ -65,7 +67,7 @@ def text(
         _data(result),
         "## Training",
         _training(recipe, result, backbone, environment),
-        "## How to load it",
+        LOADING,
         loading.text(result, backbone),
         "## How to make it again",
         _again(recipe, result, environment),

@@ -49,7 +49,7 @@ def _finetune(own: Values, rest: list[str]) -> None:
     recipe, _ = _resolved(own, rest)
     from finetune import api
 
-    api.finetune(recipe, output=own.get("output"))
+    api.finetune(recipe, output=own.get("output"), track=own.get("track", ""))
 
 
 def _show(own: Values, rest: list[str]) -> None:
@@ -69,6 +69,12 @@ def _predict(own: Values, rest: list[str]) -> None:
     from finetune import api
 
     api.predict(**own)
+
+
+def _export(own: Values, rest: list[str]) -> None:
+    from finetune import api
+
+    api.export(**own)
 
 
 def _features(own: Values, rest: list[str]) -> None:
@@ -127,9 +133,15 @@ backbone=resnet50.a1_in1k, data=./photos. `finetune show` prints them all."""
 COMMANDS = {
     "finetune": Command(
         "Fine-tune a pretrained model as a recipe says, and test the result.",
-        {**_RECIPE, "output": "run folder; runs/NAME-DIGEST if not given"},
+        {
+            **_RECIPE,
+            "output": "run folder; runs/NAME-DIGEST if not given",
+            "track": "tensorboard, wandb or another tracker that Accelerate knows; several with "
+            "commas between",
+        },
         (
             "finetune finetune recipe=vit-digits",
+            "finetune finetune recipe=vit-digits track=tensorboard",
             "finetune finetune recipe=vit-cifar method=lora method.rank=16 train.epochs=1",
             "finetune finetune recipe=convnext-imagefolder data=./photos output=runs/photos",
             "accelerate launch cli.py finetune recipe=vit-cifar",
@@ -168,6 +180,22 @@ data the test split counts; where it has one split only, all its rows do.""",
             "finetune predict run=runs/reviews inputs=new.csv text=review output=labels.csv",
         ),
         _predict,
+    ),
+    "export": Command(
+        "Write a finished run as a folder for others: as ONNX, or with LoRA merged.",
+        {
+            "*run": "run folder",
+            "*format": "onnx, or merged for a run of method=lora",
+            "output": "folder, new or empty; RUN/FORMAT if not given",
+            "int8": "false writes no ONNX file with weights of 8 bits",
+            "data": "where the data of the run is now, if it has moved",
+        },
+        (
+            "finetune export run=runs/photos format=onnx",
+            "finetune export run=runs/photos format=onnx int8=false output=./photos-onnx",
+            "finetune export run=runs/reviews-lora format=merged",
+        ),
+        _export,
     ),
     "features": Command(
         "Write what the backbone of a recipe makes of each row of its data.",

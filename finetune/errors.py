@@ -6,6 +6,7 @@ FinetuneError              any of the below; the command line prints it and exit
 │   └── UnreadableInputs   rows that cannot be used, all of them, found before training
 ├── BackboneError          a model or weights that cannot be had
 ├── RunError               a run folder that is taken, changed, full or damaged
+├── ExportError            an export that does not answer as the run does, or cannot be made
 ├── TrainingError          a non-finite loss, a frozen weight that moved, memory that ran out
 └── Interrupted            SIGTERM or Ctrl-C: the state is saved, the same command goes on
 """
@@ -65,6 +66,12 @@ class RunError(FinetuneError):
 
 class TrainingError(FinetuneError):
     """Training went wrong; the last good state is kept."""
+
+    exit_code = 1
+
+
+class ExportError(FinetuneError):
+    """What was exported does not answer as the run does, or the export cannot be made."""
 
     exit_code = 1
 
