@@ -21,7 +21,7 @@ from torch import Tensor
 
 from finetune import build, card, console, evaluation, export_card, extras, tables, wording
 from finetune import onnx_model as onnx
-from finetune.errors import ExportError, RecipeError, RunError, nearest
+from finetune.errors import DataError, ExportError, RecipeError, RunError, nearest
 from finetune.folder import told_if_full, write, write_json
 from finetune.methods import lora
 from finetune.protocols import Network, Target
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from finetune.run import Run
 
 FORMATS = ("onnx", "merged")
+TOKENIZER = "tokenizer.json"
 ROWS = 8
 """Rows on which outputs are compared, one by one and all at once."""
 TIMED = 32
@@ -78,12 +79,18 @@ def export(
 
 
 def _check_onnx(run: Run) -> None:
-    """Raise RunError for a task whose answers are not one pass of a model."""
+    """Raise RunError for a run whose answers are not one pass of a model, or need Python code."""
     if run.recipe.task.form.head in ("generate", "continue"):
         raise RunError(
             f"format=onnx exports models that answer in one pass; {run.result['task']} writes "
             "token by token, with a cache, which this does not export. model/ loads with "
             "transformers as it is, and format=merged is for adapters."
+        )
+    if run.recipe.task.form.reading is not None and not (run.model / TOKENIZER).is_file():
+        raise RunError(
+            f"{run.model} has no {TOKENIZER}: the tokenizer of this model is Python code of "
+            "transformers, without which nobody could give the ONNX file a text. Load model/ with "
+            "transformers instead."
         )
 
 
@@ -145,7 +152,10 @@ class _Rows:
     def of(cls, run: Run, network: Network, data: Any) -> _Rows:
         """Read them; raise DataError where they are not to be had."""
         recipe = run.recipe if data is None else evaluation.with_data(run.recipe, data, ())
-        splits = recipe.data.load(recipe.task.columns)
+        try:
+            splits = recipe.data.load(recipe.task.columns)
+        except DataError as error:
+            raise DataError(f"{error} If the data of the run has moved: data=PATH") from error
         sources, splits = build.open_splits(
             recipe, network, splits, ("validation",), augmented=False
         )
@@ -172,7 +182,7 @@ def _outputs(network: Network, module: Any, inputs: Mapping[str, Tensor]) -> Ten
     """Return logits; of a head over a vocabulary those after the last token."""
     with torch.inference_mode():
         given = network.outputs(module(**inputs))
-    return (given if isinstance(given, Tensor) else given.last()).float()
+        return (given if isinstance(given, Tensor) else given.last()).float()
 
 
 def _difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
@@ -243,7 +253,7 @@ def _onnx(run: Run, folder: Path, data: Any, int8: bool) -> None:
     head, lines, sentence = _measured(rows, files, sessions, differences, size)
     tables.show(f"{run.result['name']} as ONNX", head, lines, right=range(1, len(head)))
     tables.say(f"\n{sentence}")
-    about = _about(run, network)
+    about = _about(run, network) | {"inputs": sessions["float32"].names}
     write_json(folder / export_card.ABOUT, about)
     code = export_card.snippet(run.result["task"], network.inputs.columns, about)
     text = export_card.of_onnx(run, code, f"{card.table(head, lines)}\n\n{sentence}")

@@ -31,8 +31,8 @@ free = width - image.width, height - image.height
 canvas.paste(image, tuple(f // 2 if f > 0 else -round(-f / 2) for f in free))
 pixels = (np.asarray(canvas) / 255 - about["mean"]) / about["std"]
 session = onnxruntime.InferenceSession("model.onnx")
-given = {{session.get_inputs()[0].name: pixels.transpose(2, 0, 1)[None].astype(np.float32)}}
-logits = session.run(None, given)[0][0]
+given = pixels.transpose(2, 0, 1)[None].astype(np.float32)
+logits = session.run(None, {{about["inputs"][0]: given}})[0][0]
 """
 
 _RATIO = """\
@@ -52,30 +52,36 @@ import json
 
 import numpy as np
 import onnxruntime
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer
 
 about = json.load(open("{about}", encoding="utf-8"))
-tokenizer = AutoTokenizer.from_pretrained(".")
+tokenizer = Tokenizer.from_file("tokenizer.json")
+tokenizer.no_padding()
+tokenizer.enable_truncation(about["max_length"]{strategy})
 {given}
-encoded = tokenizer({what}, max_length=about["max_length"], return_tensors="np")
+given = {{{inputs}}}
 session = onnxruntime.InferenceSession("model.onnx")
-given = {{i.name: encoded[i.name].astype(np.int64) for i in session.get_inputs()}}
-logits = session.run(None, given)[0][0]
+logits = session.run(None, {{name: np.array([ids]) for name, ids in given.items()}})[0][0]
 """
 
-_TEXTS = {
-    ("text",): ('text = "A text."', "text, truncation=True"),
-    ("text", "text_pair"): ('texts = "A text.", "Another."', "*texts, truncation=True"),
-    ("words",): (
-        'words = "Anna Berg lives in Rome .".split()',
-        "words, is_split_into_words=True, truncation=True",
-    ),
-    ("question", "context"): (
-        'question, context = "Where is it?", "It is in Rome."',
-        'question, context, truncation="only_second"',
-    ),
+_ENCODED = {
+    "input_ids": "encoded.ids",
+    "attention_mask": "encoded.attention_mask",
+    "token_type_ids": "encoded.type_ids",
 }
-"""For the columns that are read: an example, and what the tokenizer is given of it."""
+"""What the tokenizers library calls the inputs of a language model."""
+
+_TEXTS = {
+    ("text",): 'encoded = tokenizer.encode("A text.")',
+    ("text", "text_pair"): 'encoded = tokenizer.encode("A text.", "Another.")',
+    ("words",): """\
+words = "Anna Berg lives in Rome .".split()
+encoded = tokenizer.encode(words, is_pretokenized=True)""",
+    ("question", "context"): """\
+question, context = "Where is it?", "It is in Rome."
+encoded = tokenizer.encode(question, context)""",
+}
+"""How an example of the columns that are read becomes tokens."""
 
 _ONE = """\
 odds = np.exp(logits - logits.max())
@@ -83,33 +89,32 @@ print(about["labels"][odds.argmax()], odds.max() / odds.sum())
 """
 _SEVERAL = """\
 odds = 1 / (1 + np.exp(-logits))
-print([(label, odd) for label, odd in zip(about["labels"], odds) if odd >= 0.5])
+print([(label, odd) for label, odd in zip(about["labels"], odds.tolist()) if odd >= 0.5])
 """
 _TAGS = """\
 odds = np.exp(logits - logits.max(-1, keepdims=True))
 odds /= odds.sum(-1, keepdims=True)
-tokens = encoded.word_ids()
 for place, word in enumerate(words):
-    if place in tokens:  # the first token of a word speaks for it
-        row = odds[tokens.index(place)]
+    if place in encoded.word_ids:  # the first token of a word speaks for it
+        row = odds[encoded.word_ids.index(place)]
         print(word, about["labels"][row.argmax()], row.max())
 """
 _SPAN = """\
-inside = np.array([part == 1 for part in encoded.sequence_ids()])
+inside = np.array([part == 1 for part in encoded.sequence_ids])
 able = np.triu(np.outer(inside, inside))
 scores = np.where(able, logits[:, :1] + logits[:, 1], -np.inf)
 first, last = np.unravel_index(scores.argmax(), scores.shape)
-start, end = encoded.token_to_chars(int(first)).start, encoded.token_to_chars(int(last)).end
-print(context[start:end])
+print(context[encoded.offsets[first][0] : encoded.offsets[last][1]])
 """
 
 _ANSWERS = {
-    "classification": _ONE,
     "multi-label": _SEVERAL,
-    "regression": "print(logits[0])\n",
     "token-classification": _TAGS,
     "question-answering": _SPAN,
+    "regression": "print(logits[0])\n",
+    "classification": _ONE,
 }
+"""By what is in the name of a task, the first that is."""
 
 
 def snippet(task: str, columns: Sequence[str], about: Mapping[str, Any]) -> str:
@@ -119,15 +124,23 @@ def snippet(task: str, columns: Sequence[str], about: Mapping[str, Any]) -> str:
         square = mode == "center" and about["resized"][0] == about["resized"][1]
         code = _IMAGE.format(about=ABOUT, resize=_RESIZES["square" if square else mode])
     else:
-        given, what = _TEXTS[tuple(columns)]
-        code = _TEXT.format(about=ABOUT, given=given, what=what)
-    named = [name for name in _ANSWERS if task.startswith(name) or task.endswith(name)]
-    return code + (_ANSWERS[max(named, key=len)] if named else "print(logits)\n")
+        strategy = ', strategy="only_second"' if columns[0] == "question" else ""
+        inputs = [f'"{name}": {_ENCODED[name]}' for name in about["inputs"]]
+        parts = {"given": _TEXTS[tuple(columns)], "inputs": _listed(inputs)}
+        code = _TEXT.format(about=ABOUT, strategy=strategy, **parts)
+    told = (answer for name, answer in _ANSWERS.items() if name in task)
+    return code + next(told, "print(logits)\n")
+
+
+def _listed(items: Sequence[str]) -> str:
+    """Return what stands between brackets, over several lines where there is no room on one."""
+    line = ", ".join(items)
+    return line if len(line) < 80 else "\n" + "".join(f"    {item},\n" for item in items)
 
 
 def of_onnx(run: Run, code: str, figures: str) -> str:
     """Return the card of an ONNX export with a snippet and what was measured, Markdown both."""
-    packages = "onnxruntime numpy " + ("pillow" if "PIL" in code else "transformers")
+    packages = "onnxruntime numpy " + ("pillow" if "PIL" in code else "tokenizers")
     section = (
         "The model as ONNX: `model.onnx` in float32, with any number of rows in a batch"
         + (" and of tokens in a row" if "PIL" not in code else "")

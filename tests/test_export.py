@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -38,32 +40,37 @@ from finetune import (
     TokenClassification,
     Train,
     Transformers,
+    build,
     errors,
     export,
-    finetune,
+    outcome,
 )
 from finetune.command import main
 from recipes.vit_digits import recipe as digits
 
-ALONE = (
-    "import sys\n"
-    "class Barred:\n"
-    "    def find_spec(self, name, path=None, target=None):\n"
-    "        if name.partition('.')[0] in BARRED:\n"
-    "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
-    "sys.meta_path.insert(0, Barred())\n"
-)
+ALONE = """
+import sys
+from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
+
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in {barred} else super().find_spec(name, path, target)
+
+sys.meta_path[:] = [BuiltinImporter, FrozenImporter, Without]
+sys.path.insert(0, {root!r})
+"""
 
 
 def alone(code: str, folder: Path, *barred: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a fresh process that cannot import some packages."""
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "COLUMNS": "200"}
+    """Run code in a fresh process where some packages are not installed."""
+    first = ALONE.format(barred=barred, root=str(Path(__file__).parent.parent))
     return subprocess.run(
-        [sys.executable, "-c", f"BARRED = {barred!r}\n{ALONE}{code}"],
+        [sys.executable, "-c", first + code],
         capture_output=True,
         text=True,
         cwd=folder,
-        env=environment,
+        env=os.environ | {"COLUMNS": "300"},
         check=False,
     )
 
@@ -71,7 +78,7 @@ def alone(code: str, folder: Path, *barred: str) -> subprocess.CompletedProcess[
 def snippet(folder: Path) -> str:
     """Return the Python of a card."""
     [code] = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text("utf-8"), re.S)
-    assert len([line for line in code.splitlines() if line.strip()]) <= 22
+    assert len([line for line in code.splitlines() if line.strip()]) <= 23
     return str(code)
 
 
@@ -79,7 +86,7 @@ def answered(folder: Path, old: str = "", new: str = "") -> list[str]:
     """Return what the card's Python prints where this toolkit and torch cannot be imported."""
     code = snippet(folder)
     assert old in code
-    done = alone(code.replace(old, new), folder, "finetune", "torch", "timm")
+    done = alone(code.replace(old, new), folder, "finetune", "torch", "timm", "transformers")
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -138,7 +145,9 @@ def test_what_was_measured_is_printed_and_in_the_card(
     said = capsys.readouterr()
     for text in (said.out, (folder / "README.md").read_text("utf-8")):
         flat = " ".join(text.split())
-        assert re.search(r"int8 is \d+\.\d times smaller and \d+\.\d times as fast as float32", flat)
+        assert re.search(
+            r"int8 is \d+\.\d times smaller and \d+\.\d times as fast as float32", flat
+        )
         assert re.search(r"Accuracy changes by [+-]\d+\.\d points \([+-]\d", flat)
         assert re.search(r"float32 \|? ?\d+ kB", flat)
     assert str(folder) in said.err
@@ -146,9 +155,7 @@ def test_what_was_measured_is_printed_and_in_the_card(
     assert sizes["model.int8.onnx"] < 0.7 * sizes["model.onnx"]
 
 
-def test_the_card_is_the_runs_with_another_way_to_load_it(
-    digits_run: Run, exported: Path
-) -> None:
+def test_the_card_is_the_runs_with_another_way_to_load_it(digits_run: Run, exported: Path) -> None:
     text = (exported / "README.md").read_text("utf-8")
     own = (digits_run.path / "README.md").read_text("utf-8")
     data, before = ModelCard(text).data, ModelCard(own).data
@@ -168,12 +175,12 @@ def test_without_int8_there_is_one_file(digits_run: Run, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("mode", ["squash", "border", "center"])
 def test_every_way_to_crop_is_in_the_card(mode: str, picture: Path, tmp_path: Path) -> None:
-    recipe = toy.stripes(toy.VIT, epochs=1)
-    arguments = recipe.backbone.args | {
-        "pretrained_cfg_overlay": {"crop_mode": mode, "crop_pct": 0.9, "mean": (0.2, 0.4, 0.6)}
-    }
-    run = finetune(recipe.override(**{"backbone": recipe.backbone.model_copy(update={"args": arguments})}), tmp_path / "run")
-    assert json.loads((run.model / "config.json").read_text())["pretrained_cfg"]["crop_mode"] == mode
+    config = {"crop_mode": mode, "crop_pct": 0.9, "mean": (0.2, 0.4, 0.6)}
+    arguments = toy.VIT.args | {"pretrained_cfg_overlay": config}
+    run = saved(tmp_path, toy.stripes(toy.VIT.model_copy(update={"args": arguments})))
+    assert (
+        json.loads((run.model / "config.json").read_text())["pretrained_cfg"]["crop_mode"] == mode
+    )
     [printed] = answered(run.export("onnx", int8=False), "image.jpg", str(picture))
     same(printed, run.predict([picture])[0])
 
@@ -181,21 +188,36 @@ def test_every_way_to_crop_is_in_the_card(mode: str, picture: Path, tmp_path: Pa
 # Texts
 
 
+def saved(folder: Path, recipe: Recipe) -> Run:
+    """Return what a run of no training leaves, but for its pages; an adapter has some effect."""
+    job = build.job(recipe)
+    for name, parameter in job.module.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    target, network, model = job.target, job.network, folder / "model"
+    inputs = outcome.first_inputs(job)
+    network.module = job.method.finish(job.module, inputs, model / "adapter", "base")
+    if target.native != target:
+        network.set_head(*target.rescale_head(*network.get_head()))
+    network.save(model, target.classes, target.problem_type)
+    result = outcome.describe(job, SimpleNamespace(sentences=[]))  # type: ignore[arg-type]
+    return Run(folder, recipe, json.loads(json.dumps(result)))
+
+
 def text_run(folder: Path, task: Any, rows: list[dict[str, Any]], **fields: Any) -> Run:
-    """Train a tiny model on a table that is written beside it."""
+    """Return a tiny model for a task, and the table of its data beside it."""
     table = folder / "rows.jsonl"
     table.write_text("\n".join(map(json.dumps, rows)), "utf-8")
-    family = fields.pop("family", "bert")
-    model = tiny_texts.folder(folder / "models", family)
+    model = tiny_texts.folder(folder / "models", fields.pop("family", "bert"))
     recipe = Recipe(
         name="texts",
         backbone=Transformers(name=str(model), max_length=24),
         data=TableData(str(table)),
         task=task,
-        train=Train(epochs=1, batch_size=8, lr=1e-2),
+        train=Train(batch_size=8),
         **fields,
     )
-    return finetune(recipe, folder / "run")
+    return saved(folder / "run", recipe)
 
 
 def labelled(count: int = 60) -> list[dict[str, Any]]:
@@ -203,10 +225,10 @@ def labelled(count: int = 60) -> list[dict[str, Any]]:
     return [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences)]
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "deberta"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "gpt2"])
 def test_a_text_model_answers_in_onnx_as_the_run_does(family: str, tmp_path: Path) -> None:
     run = text_run(tmp_path, TextClassification(), labelled(), family=family)
-    folder = run.export("onnx")
+    folder = run.export("onnx", int8=family == "bert")
     text = "the old bridge is dull ; " * 9  # longer than the model takes
     for given in (text, "great"):
         [printed] = answered(folder, "A text.", given)
@@ -225,9 +247,10 @@ def test_tags_of_words_are_those_of_the_run(tmp_path: Path) -> None:
     rows = []
     for row in labelled():
         words = row["text"].split()
-        rows.append({"words": words, "label": [("NAME" if w[0].isupper() else "OTHER") for w in words]})
+        tags = ["NAME" if word[0].isupper() else "OTHER" for word in words]
+        rows.append({"words": words, "label": tags})
     run = text_run(tmp_path, TokenClassification(), rows)
-    [answer] = run.predict([{"words": "Anna Berg lives in Rome .".split()}])
+    [answer] = run.predict([{"words": ["Anna", "Berg", "lives", "in", "Rome", "."]}])
     printed = answered(run.export("onnx"))
     assert len(printed) == len(answer["tags"]) == 6
     for line, tag in zip(printed, answer["tags"], strict=True):
@@ -253,9 +276,9 @@ def test_several_labels_are_those_of_the_run(tmp_path: Path) -> None:
     rows = [{"text": row["text"], "label": ["ab"[i % 2], "c"]} for i, row in enumerate(labelled())]
     run = text_run(tmp_path, MultiLabelTextClassification(), rows)
     [printed] = answered(run.export("onnx", int8=False))
-    expected = {each["label"]: each["probability"] for each in run.predict(["A text."])[0]["labels"]}
-    told = {name: float(odd) for name, odd in re.findall(r"'(.)', np.float32\((.*?)\)", printed)}
-    assert expected and told == pytest.approx(expected, abs=1e-4)
+    labels = run.predict(["A text."])[0]["labels"]
+    expected = {each["label"]: each["probability"] for each in labels}
+    assert expected and dict(ast.literal_eval(printed)) == pytest.approx(expected, abs=1e-4)
 
 
 # Merged
@@ -271,7 +294,7 @@ def test_a_merged_model_is_that_of_the_adapter_on_its_base(
     adapted: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "merged"
-    assert main(["export", f"run={adapted.path}", "format=merged", f"output={folder}"]) == 0
+    assert adapted.export("merged", folder) == folder
     [difference] = re.findall(r"adapter on its base to (\S+)\.", capsys.readouterr().out)
     assert float(difference) < 1e-4
     assert not (folder / "adapter").exists()
@@ -291,20 +314,19 @@ def test_a_merged_regression_is_compared_in_the_unit_of_its_values(tmp_path: Pat
     assert float(printed) == pytest.approx(run.predict(["A text."])[0]["value"], rel=1e-5)
 
 
-def test_a_model_that_is_not_its_adapters_is_refused(
-    adapted: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_model_that_is_not_its_adapters_is_refused(adapted: Run, tmp_path: Path) -> None:
     shutil.copytree(adapted.path, tmp_path / "run")
     path = tmp_path / "run" / "model" / "model.safetensors"
     weights = load_file(path)
     name = next(name for name in weights if name.endswith("query.weight"))
-    save_file(weights | {name: weights[name] + 0.1}, path, {"format": "pt"})
-    assert main(["export", f"run={tmp_path / 'run'}", "format=merged"]) == 1
-    said = " ".join(capsys.readouterr().err.split())
-    assert "from those of the adapter on its base, and at most 1e-04 is allowed" in said
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == sorted(
-        p.name for p in adapted.path.iterdir()
-    )
+    save_file(weights | {name: weights[name] * 20}, path, {"format": "pt"})
+    changed = dataclasses.replace(adapted, path=tmp_path / "run")
+    with pytest.raises(errors.ExportError, match="of the adapter on its base, and at most 1e-04"):
+        changed.export("merged")
+    assert [p.name for p in changed.path.iterdir()] == ["model"]
+    shutil.rmtree(changed.model / "adapter")
+    with pytest.raises(errors.RunError, match="has no adapter/ any more"):
+        changed.export("merged")
 
 
 # What cannot be done
@@ -340,12 +362,10 @@ def test_a_mistake_is_told_and_nothing_is_touched(
     assert sorted(digits_run.path.rglob("*")) == before
 
 
-def test_a_task_that_writes_texts_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_task_that_writes_texts_is_refused(tmp_path: Path) -> None:
     run = text_run(tmp_path, LanguageModeling(), labelled(), family="gpt2", method=LoRA(rank=2))
-    assert main(["export", f"run={run.path}", "format=onnx"]) == 2
-    assert "language-modeling writes token by token" in capsys.readouterr().err
+    with pytest.raises(errors.RunError, match="language-modeling writes token by token"):
+        run.export("onnx")
     assert (run.export("merged") / "model.safetensors").is_file()
 
 
@@ -355,7 +375,7 @@ def test_a_model_that_the_exporter_cannot_follow_is_refused(tmp_path: Path) -> N
             x = x * float(np.random.default_rng(0).random()) if x.sum().item() > 0 else x
             return super().forward(x)
 
-    run = finetune(toy.stripes(Branching, epochs=1), tmp_path / "run")
+    run = saved(tmp_path / "run", toy.stripes(Branching))
     with pytest.raises(errors.ExportError, match="torch.onnx cannot export this model"):
         run.export("onnx", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
@@ -367,7 +387,7 @@ def test_outputs_that_differ_are_refused(tmp_path: Path) -> None:
             drift = 0.0 if torch.compiler.is_exporting() else 1e-3
             return super().forward(x) + drift
 
-    run = finetune(toy.stripes(Drifting, epochs=1), tmp_path / "run")
+    run = saved(tmp_path / "run", toy.stripes(Drifting))
     with pytest.raises(errors.ExportError, match="differ by 1.0e-03 from PyTorch's"):
         run.export("onnx", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
@@ -396,12 +416,13 @@ def test_data_that_has_moved_or_changed(tmp_path: Path, picture: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         pixels = (images[index].reshape(8, 8) * (255 / 16)).round().astype("uint8")
         Image.fromarray(pixels).save(folder / f"{index}.png")
-    recipe = digits.override(*TINY_VIT, "train.epochs=1", data=ImageFolder(path=str(tmp_path / "photos")))
-    run = finetune(recipe, tmp_path / "run")
+    data = ImageFolder(path=str(tmp_path / "photos"))
+    run = saved(tmp_path / "run", digits.override(*TINY_VIT, data=data))
     (tmp_path / "photos").rename(tmp_path / "moved")
     with pytest.raises(errors.DataError, match="data=PATH"):
         run.export("onnx")
-    shutil.copytree(tmp_path / "moved" / "digit 1", tmp_path / "moved" / "digit 0b")
+    for path in list((tmp_path / "moved" / "digit 1").iterdir())[:3]:
+        path.unlink()
     folder = run.export("onnx", data=str(tmp_path / "moved"), int8=False)
     [printed] = answered(folder, "image.jpg", str(picture))
     same(printed, run.predict([picture])[0])
