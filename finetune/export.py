@@ -198,7 +198,9 @@ def _merged(run: Run, folder: Path, data: Any) -> None:
     network = run.network()
     rows = _Rows.of(run, network, data)
     target, form = rows.target, run.recipe.task.form
-    base = run.recipe.backbone.build(target.num_outputs, target.classes, form)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.recipe.train.seed)  # a base of random weights follows it
+        base = run.recipe.backbone.build(target.num_outputs, target.classes, form)
     adapted = lora.attached(base.module, run.model / "adapter")
     ours, theirs = [], []
     for inputs in rows.batches():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from finetune import console, explain, extras
@@ -97,7 +98,7 @@ class Trackers:
             values |= {f"{name}/{key}".rstrip("/"): value for key, value in nested.items()}
         self.step = int(values.get("update", self.step))
         for name, tracker in list(self.going.items()):
-            self._attempt(name, lambda t=tracker: t.log(values, step=self.step))
+            self._attempt(name, partial(tracker.log, values, step=self.step))
 
     def finish(self) -> None:
         """End the runs."""

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import timm
 import tiny_texts
 import torch
 import toy
@@ -304,6 +305,15 @@ def test_a_merged_model_is_that_of_the_adapter_on_its_base(
     assert done.returncode == 0, done.stderr
     [answer] = ast.literal_eval(done.stdout)
     same(f"{answer['label']} {answer['score']}", adapted.predict(["A text."])[0])
+
+
+def test_a_merged_image_model_may_stand_on_random_weights(tmp_path: Path, picture: Path) -> None:
+    run = saved(tmp_path, toy.stripes(toy.VIT, LoRA(rank=2)))
+    folder = run.export("merged")
+    module = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    given = {"x": torch.ones(1, 3, 8, 8)}
+    with torch.inference_mode():
+        assert torch.equal(module(**given), run.network().module.eval()(**given))
 
 
 def test_a_merged_regression_is_compared_in_the_unit_of_its_values(tmp_path: Path) -> None:
