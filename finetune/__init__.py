@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from finetune.errors import (
         BackboneError,
         DataError,
+        ExportError,
         FinetuneError,
         Interrupted,
         RecipeError,
@@ -47,6 +48,7 @@ __all__ = [
     "ChatTuning",
     "DataError",
     "Digits",
+    "ExportError",
     "FeatureExtraction",
     "FinetuneError",
     "Full",
@@ -91,6 +93,7 @@ _HOMES = {
     "errors": (
         "BackboneError",
         "DataError",
+        "ExportError",
         "FinetuneError",
         "Interrupted",
         "RecipeError",

@@ -322,8 +322,8 @@ def _measured(
     if "int8" in files:
         gap = target.difference(found["int8"], found["float32"], samples.truth)
         sentence = (
-            f"int8 is {sizes['float32'] / sizes['int8']:.1f} times smaller and "
-            f"{rates['int8'] / rates['float32']:.1f} times as fast as float32; "
+            f"{files['int8'].name} is {sizes['float32'] / sizes['int8']:.1f} times smaller and "
+            f"{rates['int8'] / rates['float32']:.1f} times as fast as {files['float32'].name}; "
             f"{wording.metric(name)} changes by {wording.difference(name, gap) or wording.UNKNOWN} "
             f"(95 % interval in brackets). {sentence}"
         )

@@ -54,23 +54,31 @@ def write(network: Network, inputs: Mapping[str, Tensor], path: Path) -> None:
     size = sum(p.numel() * p.element_size() for p in module.parameters())
     try:
         with _silent(), torch.no_grad():
-            torch.onnx.export(
+            program = torch.onnx.export(
                 module.eval(),
                 tuple(inputs.values()),
-                path,
                 input_names=names,
                 output_names=[OUTPUT],
                 dynamic_shapes=(axes,),
-                external_data=size > LARGEST,
                 dynamo=True,
                 verbose=False,
             )
+            assert program is not None
+            _forget_origins(program.model)
+            program.save(path, external_data=size > LARGEST)
     except Exception as error:  # the exporter and its libraries share no base for what they raise
         reason = str(error).strip().splitlines() or [""]
         raise ExportError(
             f"torch.onnx cannot export this model ({type(error).__name__}: {reason[0]}). The "
             "run is untouched: model/ loads in its own library, as the run's README.md shows."
         ) from error
+
+
+def _forget_origins(model: Any) -> None:
+    """Take out what torch notes of each node: lines of code, under the paths of this machine."""
+    for node in model.graph.all_nodes():
+        for noted in (node, *node.outputs):
+            noted.metadata_props.clear()
 
 
 def _axes(tensor: Tensor) -> dict[int, str]:
