@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from finetune.errors import (
         BackboneError,
         DataError,
+        ExportError,
         FinetuneError,
         HubError,
         Interrupted,
@@ -50,6 +51,7 @@ __all__ = [
     "ChatTuning",
     "DataError",
     "Digits",
+    "ExportError",
     "FeatureExtraction",
     "FinetuneError",
     "Full",
@@ -98,6 +100,7 @@ _HOMES = {
     "errors": (
         "BackboneError",
         "DataError",
+        "ExportError",
         "FinetuneError",
         "HubError",
         "Interrupted",

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune import console, hub, override
+from finetune import console, hub, override, tracking
 from finetune.errors import RecipeError
 from finetune.folder import opened
 from finetune.hub import Hub
@@ -17,17 +17,21 @@ from finetune.run import Run
 
 
 def finetune(
-    recipe: Recipe, output: str | Path | None = None, evidence: bool | str | None = None
+    recipe: Recipe,
+    output: str | Path | None = None,
+    evidence: bool | str | None = None,
+    track: str | Sequence[str] = (),
 ) -> Run:
     """Train as the recipe says and return the run; a broken-off run of the same folder goes on.
 
     Without `evidence` the result stands beside baselines only that need no model: if not given, the
-    environment variable FINETUNE_EVIDENCE says so by `false`. Where `recipe.hub` names a
+    environment variable FINETUNE_EVIDENCE says so by `false`. `track` names trackers, such as
+    "tensorboard" or "wandb", that get the figures of the log too. Where `recipe.hub` names a
     repository, whether it can be pushed to is known before training. Raises a FinetuneError for
     what a user can mend, Interrupted when asked to stop.
     """
     given = os.environ.get("FINETUNE_EVIDENCE", "true") if evidence is None else evidence
-    whole = _switch("evidence", given)
+    whole, trackers = _switch("evidence", given), tracking.asked(track)
     asked, recipe = recipe.hub, recipe.model_copy(update={"hub": Hub()})
     path = Path(output) if output else Path("runs") / f"{recipe.name}-{recipe.digest}"
     if asked.push and console.is_main():
@@ -36,7 +40,7 @@ def finetune(
         if folder.finished():
             console.say(f"{path} is finished: nothing was done. Its result:")
         else:
-            _train(recipe, folder, whole, asked)
+            _train(recipe, folder, whole, asked, trackers)
     run = Run.load(path, recipe)
     if console.is_main():
         run.show()
@@ -96,6 +100,22 @@ def push(
     given = {"push": repo, "private": private, "revision": revision, "adapter_only": adapter_only}
     asked = override.build(Hub, given)
     return hub.push(run if isinstance(run, Run) else Run.load(run), asked)
+
+
+def export(
+    run: str | Path | Run,
+    format: str,
+    output: str | Path | None = None,
+    int8: str | None = None,
+    data: Any = None,
+) -> None:
+    """Write a finished run as a folder for others: `onnx`, or `merged` for LoRA.
+
+    Raises RecipeError for a value that is not allowed, and what `Run.load` and `Run.export` do.
+    """
+    switched = None if int8 is None else _switch("int8", int8)
+    run = run if isinstance(run, Run) else Run.load(run)
+    run.export(format, output, int8=switched, data=data)
 
 
 def features(recipe: Recipe, output: str | Path) -> None:
@@ -178,7 +198,9 @@ def _switch(name: str, given: bool | str) -> bool:
     return given in (True, "true")
 
 
-def _train(recipe: Recipe, folder: Any, evidence: bool, asked: Hub) -> None:
+def _train(
+    recipe: Recipe, folder: Any, evidence: bool, asked: Hub, trackers: Sequence[str]
+) -> None:
     from finetune import baselines, boundary, build, environment, extraction, front_matter, outcome
     from finetune.freezing import check_frozen, frozen_hashes
     from finetune.loop import Fit
@@ -204,7 +226,10 @@ def _train(recipe: Recipe, folder: Any, evidence: bool, asked: Hub) -> None:
         frozen = {name: kept for name, kept in frozen.items() if name not in written}
         training |= extraction.fit_probe(job, accelerator.device, precision)
     if job.method.descends:
-        with boundary.replayed(job, accelerator.device, precision) as (replayed, sentence):
+        with (
+            boundary.replayed(job, accelerator.device, precision) as (replayed, sentence),
+            tracking.tracked(trackers, folder, recipe),
+        ):
             if sentence:
                 folder.say(sentence)
             training |= Fit(replayed, folder, accelerator).run()

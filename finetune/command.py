@@ -49,7 +49,8 @@ def _finetune(own: Values, rest: list[str]) -> None:
     recipe, _ = _resolved(own, rest)
     from finetune import api
 
-    api.finetune(recipe, output=own.get("output"), evidence=own.get("evidence"))
+    more = {key: own[key] for key in ("output", "evidence", "track") if key in own}
+    api.finetune(recipe, **more)
 
 
 def _show(own: Values, rest: list[str]) -> None:
@@ -76,6 +77,12 @@ def _push(own: Values, rest: list[str]) -> None:
     from finetune import api
 
     api.push(**own)
+
+
+def _export(own: Values, rest: list[str]) -> None:
+    from finetune import api
+
+    api.export(**own)
 
 
 def _features(own: Values, rest: list[str]) -> None:
@@ -157,9 +164,12 @@ COMMANDS = {
             **_RECIPE,
             "output": "run folder; runs/NAME-DIGEST if not given",
             "evidence": "false leaves out the baselines that need the backbone's features",
+            "track": "tensorboard, wandb or another tracker that Accelerate knows; several with "
+            "commas between",
         },
         (
             "finetune finetune recipe=vit-digits",
+            "finetune finetune recipe=vit-digits track=tensorboard",
             "finetune finetune recipe=vit-cifar method=lora method.rank=16 train.epochs=1",
             "finetune finetune recipe=convnext-imagefolder data=./photos output=runs/photos",
             "accelerate launch cli.py finetune recipe=vit-cifar",
@@ -218,6 +228,22 @@ data the test split counts; where it has one split only, all its rows do.""",
             "finetune push run=runs/photos repo=me/photos private=true revision=v2",
         ),
         _push,
+    ),
+    "export": Command(
+        "Write a finished run as a folder for others: as ONNX, or with LoRA merged.",
+        {
+            "*run": "run folder",
+            "*format": "onnx, or merged for a run of method=lora",
+            "output": "folder, new or empty; RUN/FORMAT if not given",
+            "int8": "false writes no ONNX file with weights of 8 bits",
+            "data": "where the data of the run is now, if it has moved",
+        },
+        (
+            "finetune export run=runs/photos format=onnx",
+            "finetune export run=runs/photos format=onnx int8=false output=./photos-onnx",
+            "finetune export run=runs/reviews-lora format=merged",
+        ),
+        _export,
     ),
     "features": Command(
         "Write what the backbone of a recipe makes of each row of its data.",

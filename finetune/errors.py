@@ -7,6 +7,7 @@ FinetuneError              any of the below; the command line prints it and exit
 ├── BackboneError          a model or weights that cannot be had
 ├── RunError               a run folder that is taken, changed, full or damaged
 ├── HubError               a repository on the hub that cannot be pushed to
+├── ExportError            an export that does not answer as the run does, or cannot be made
 ├── TrainingError          a non-finite loss, a frozen weight that moved, memory that ran out
 └── Interrupted            SIGTERM or Ctrl-C: the state is saved, the same command goes on
 """
@@ -81,6 +82,12 @@ class HubError(FinetuneError):
 
 class TrainingError(FinetuneError):
     """Training went wrong; the last good state is kept."""
+
+    exit_code = 1
+
+
+class ExportError(FinetuneError):
+    """What was exported does not answer as the run does, or the export cannot be made."""
 
     exit_code = 1
 

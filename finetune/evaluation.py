@@ -87,8 +87,8 @@ def _rows(
             return run.recipe, run.recipe.data.load(columns), ("test",)
         except DataError as error:
             raise DataError(f"{error} If the data of the run has moved: data=PATH") from error
-    moved = _with_data(run.recipe, data, overrides)
-    recipe = _with_data(_undivided(run.recipe), data, overrides)
+    moved = with_data(run.recipe, data, overrides)
+    recipe = with_data(_undivided(run.recipe), data, overrides)
     if moved.data != recipe.data:
         # The same data elsewhere is divided as the recipe says; other data may not have such rows.
         try:
@@ -124,7 +124,8 @@ def _undivided(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=plain)})
 
 
-def _with_data(recipe: Recipe, data: Any, overrides: Sequence[str]) -> Recipe:
+def with_data(recipe: Recipe, data: Any, overrides: Sequence[str]) -> Recipe:
+    """Return the recipe with other data; raise RecipeError for a key that is not of the data."""
     for text in overrides:
         if not text.startswith("data."):
             raise RecipeError(
@@ -168,7 +169,7 @@ def _scored(
         table = splits[split]
         if not len(table):
             continue
-        encoded = target.encode(table) if declared else _encoded(run, table, splits.classes)
+        encoded = target.encode(table) if declared else matched(run, table, splits.classes)
         labels = target.labels(encoded, sources[split])
         samples = Samples(sources[split], labels, encoded)
         how = samples, target, accelerator, recipe.train.eval_batch_size
@@ -196,7 +197,7 @@ class _Labels:
         return self.labels
 
 
-def _encoded(run: Run, table: Table, classes: tuple[str, ...] | None) -> Any:
+def matched(run: Run, table: Table, classes: tuple[str, ...] | None) -> Any:
     """Return the targets of other data, whose classes are matched to those of the run by name."""
     saved: Mapping[str, Any] = run.result["target"]
     if classes is None:

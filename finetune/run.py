@@ -121,6 +121,15 @@ class Run:
         given = {"push": repo, "private": private, "revision": revision}
         return hub.push(self, override.build(Hub, given | {"adapter_only": adapter_only}))
 
+    def export(self, format: str, output: str | Path | None = None, **options: Any) -> Path:
+        """Write the run as a folder, "onnx" or "merged", and return its path.
+
+        `options` are those of `finetune.export.export`, which says what is raised.
+        """
+        from finetune import export
+
+        return export.export(self, format, output, **options)
+
     def show(self) -> None:
         """Print the result as a table."""
         summary.show(self.result, self.path)

@@ -32,6 +32,8 @@ DOORS = {
     "jinja2": ("finetune.report",),
     "matplotlib": ("finetune.report",),
     "torchvision": ("finetune.images",),
+    "onnx": ("finetune.onnx_model",),
+    "onnxruntime": ("finetune.onnx_model",),
     "seqeval": ("finetune.entities",),
     "sacrebleu": ("finetune.text_metrics",),
     "rouge_score": ("finetune.text_metrics",),

@@ -206,10 +206,16 @@ def _dequantized(module: nn.Module, folder: Path) -> nn.Module:
 
     A merge into 4-bit weights would round what was learned away.
     """
+    return attached(cast("Any", cast("PeftModel", module).unload()), folder)
+
+
+def attached(base: nn.Module, folder: Path) -> nn.Module:
+    """Return the adapter saved in `folder` on its base; weights held in 4 bits become plain."""
     from peft import PeftModel
 
-    plain: Any = cast("PeftModel", module).unload()
-    plain = plain.dequantize().float()
+    plain: Any = base
+    if getattr(base, "is_quantized", False):
+        plain = plain.dequantize().float()
     return cast("nn.Module", PeftModel.from_pretrained(plain, str(folder)).eval())
 
 
