@@ -24,10 +24,11 @@ from finetune import onnx_model as onnx
 from finetune.errors import DataError, ExportError, RecipeError, RunError, nearest
 from finetune.folder import told_if_full, write, write_json
 from finetune.methods import lora
-from finetune.protocols import Network, Target
+from finetune.protocols import Network, Splits, Target
 from finetune.samples import Samples
 
 if TYPE_CHECKING:
+    from finetune.recipe import Recipe
     from finetune.run import Run
 
 FORMATS = ("onnx", "merged")
@@ -145,8 +146,8 @@ class _Rows:
 
     samples: Samples
     target: Target
-    learned: Target
-    """The target that was trained, whose outputs may have another unit than the saved model's."""
+    recipe: Recipe
+    splits: Splits
 
     @classmethod
     def of(cls, run: Run, network: Network, data: Any) -> _Rows:
@@ -166,7 +167,7 @@ class _Rows:
             console.say("The data has changed since the run: its validation split is another one.")
             truth = evaluation.matched(run, table, splits.classes)
         samples = Samples(source, target.labels(truth, source), truth)
-        return cls(samples, target, recipe.task.bind(splits, recipe.train))
+        return cls(samples, target, recipe, splits)
 
     def inputs(self, rows: Any) -> dict[str, Tensor]:
         """Return the model inputs of these samples, on the CPU."""
@@ -202,15 +203,14 @@ def _merged(run: Run, folder: Path, data: Any) -> None:
         torch.manual_seed(run.recipe.train.seed)  # a base of random weights follows it
         base = run.recipe.backbone.build(target.num_outputs, target.classes, form)
     adapted = lora.attached(base.module, run.model / "adapter")
-    ours, theirs = [], []
-    for inputs in rows.batches():
-        ours.append(_outputs(network, network.module.eval(), inputs))
-        other = _outputs(base, adapted, inputs)
-        if rows.learned != rows.learned.native:  # the head that was saved has another unit
-            width = target.num_outputs
-            weight, bias = rows.learned.rescale_head(torch.eye(width), torch.zeros(width))
-            other = other @ weight.T + bias
-        theirs.append(other)
+    batches = rows.batches()
+    ours = [_outputs(network, network.module.eval(), inputs) for inputs in batches]
+    theirs = [_outputs(base, adapted, inputs) for inputs in batches]
+    learned = rows.recipe.task.bind(rows.splits, rows.recipe.train)
+    if learned != learned.native:  # the head that was saved has another unit
+        width = target.num_outputs
+        weight, bias = learned.rescale_head(torch.eye(width), torch.zeros(width))
+        theirs = [each @ weight.T + bias for each in theirs]
     difference, allowed = _difference(ours, theirs), _allowed(ours)
     if not difference <= allowed:
         raise ExportError(
