@@ -136,11 +136,12 @@ def _train(recipe: Recipe, folder: Any) -> None:
     if accelerator.is_main_process:
         result["round_trip"] = outcome.save(job, folder)
     accelerator.wait_for_everyone()
-    tested, predictions = outcome.test(job, folder, accelerator)
+    tested, predictions, saved = outcome.test(job, folder, accelerator)
     if accelerator.is_main_process:
         cost = {
             "seconds": round(time.monotonic() - began + training.pop("earlier_seconds", 0.0), 3),
             "peak_memory_bytes": environment.peak_memory(),
         }
-        outcome.publish(folder, job, result | tested | {"cost": cost}, predictions)
+        result |= tested | {"cost": cost}
+        outcome.publish(folder, job, result, predictions, saved)
     accelerator.wait_for_everyone()

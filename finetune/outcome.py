@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from finetune.folder import Folder
     from finetune.job import Job
-    from finetune.protocols import Array
+    from finetune.protocols import Array, Network
 
 
 def save(job: Job, folder: Folder) -> dict[str, Any] | None:
@@ -64,11 +64,13 @@ def first_inputs(job: Job) -> dict[str, Tensor]:
     return samples.finish(samples.read(rows, 0), device).inputs
 
 
-def test(job: Job, folder: Folder, accelerator: Accelerator) -> tuple[dict[str, Any], Array]:
+def test(
+    job: Job, folder: Folder, accelerator: Accelerator
+) -> tuple[dict[str, Any], Array, Network]:
     """Score the saved model, as loaded from `model/`, in float32.
 
-    Returns the part of the result that says so, and the predictions on the test split. This is the
-    one look at the test split that a run takes.
+    Returns the part of the result that says so, the predictions on the test split, and the model.
+    This is the one look at the test split that a run takes.
     """
     target, train = job.target.native, job.train
     saved = job.recipe.backbone.saved(folder.model)
@@ -90,7 +92,7 @@ def test(job: Job, folder: Folder, accelerator: Accelerator) -> tuple[dict[str, 
     look = {"time": now, "precision": "fp32", "batch_size": train.eval_batch_size}
     look |= {"n": len(job.samples["test"].truth)}
     result["looks_at_test"] = [*folder.earlier_looks(), look]
-    return result, predictions["test"]
+    return result, predictions["test"], network
 
 
 def describe(job: Job, folder: Folder) -> dict[str, Any]:
@@ -133,8 +135,13 @@ def padding(job: Job) -> dict[str, float]:
     return shares
 
 
-def publish(folder: Folder, job: Job, result: dict[str, Any], predictions: Array) -> None:
-    """Write the pages that a person reads, and last the result, which ends the run."""
+def publish(
+    folder: Folder, job: Job, result: dict[str, Any], predictions: Array, network: Network
+) -> None:
+    """Write the pages that a person reads, and last the result, which ends the run.
+
+    `network` is the saved model, which gave the predictions on the test split.
+    """
     surroundings = environment.describe() | {"argv": sys.argv[1:]}
     write_json(folder.path / "environment.json", surroundings)
     result["baselines"] = baselines.scores(job, predictions)
@@ -143,5 +150,5 @@ def publish(folder: Folder, job: Job, result: dict[str, Any], predictions: Array
     text = card.text(job.recipe, job, result, surroundings)
     write(folder.path / "README.md", text)
     write(folder.model / "README.md", text)
-    report.write(folder.path, job, result, predictions)
+    report.write(folder.path, job, result, predictions, network)
     write_json(folder.path / "result.json", result)
