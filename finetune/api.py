@@ -109,7 +109,7 @@ def show(recipe: Recipe, origins: Mapping[str, str] | None = None) -> None:
 
 
 def _train(recipe: Recipe, folder: Any) -> None:
-    from finetune import boundary, build, environment, extraction, outcome
+    from finetune import boundary, build, environment, extraction, outcome, wise
     from finetune.freezing import check_frozen, frozen_hashes
     from finetune.loop import Fit
 
@@ -126,11 +126,16 @@ def _train(recipe: Recipe, folder: Any) -> None:
         written = {*job.network.layers()[-1]}
         frozen = {name: kept for name, kept in frozen.items() if name not in written}
         training |= extraction.fit_probe(job, accelerator.device, precision)
+    averaged = getattr(job.method, "wise", False)
+    start = wise.weights(job.module) if averaged else {}
     if job.method.descends:
         with boundary.replayed(job, accelerator.device, precision) as (replayed, sentence):
             if sentence:
                 folder.say(sentence)
             training |= Fit(replayed, folder, accelerator).run()
+    if averaged:
+        training |= wise.interpolate(job, start, accelerator)
+        folder.say(wise.sentence(training["wise"]))
     check_frozen(job.module, frozen)
     result = outcome.describe(job, folder) | {"training": training}
     if accelerator.is_main_process:
