@@ -201,7 +201,16 @@ def _switch(name: str, given: bool | str) -> bool:
 def _train(
     recipe: Recipe, folder: Any, evidence: bool, asked: Hub, trackers: Sequence[str]
 ) -> None:
-    from finetune import baselines, boundary, build, environment, extraction, front_matter, outcome
+    from finetune import (
+        baselines,
+        boundary,
+        build,
+        environment,
+        extraction,
+        front_matter,
+        outcome,
+        wise,
+    )
     from finetune.freezing import check_frozen, frozen_hashes
     from finetune.loop import Fit
     from finetune.preflight.check import brief
@@ -225,6 +234,8 @@ def _train(
         written = {*job.network.layers()[-1]}
         frozen = {name: kept for name, kept in frozen.items() if name not in written}
         training |= extraction.fit_probe(job, accelerator.device, precision)
+    averaged = getattr(job.method, "wise", False)
+    start = wise.weights(job.module) if averaged else {}
     if job.method.descends:
         with (
             boundary.replayed(job, accelerator.device, precision) as (replayed, sentence),
@@ -233,12 +244,15 @@ def _train(
             if sentence:
                 folder.say(sentence)
             training |= Fit(replayed, folder, accelerator).run()
+    if averaged:
+        training |= wise.interpolate(job, start, accelerator)
+        folder.say(wise.sentence(training["wise"]))
     check_frozen(job.module, frozen)
     result = outcome.describe(job, folder) | {"training": training}
     if accelerator.is_main_process:
         result["round_trip"] = outcome.save(job, folder)
     accelerator.wait_for_everyone()
-    tested, predictions = outcome.test(job, folder, accelerator)
+    tested, predictions, saved = outcome.test(job, folder, accelerator)
     cost = {
         "seconds": round(time.monotonic() - began, 3),
         "peak_memory_bytes": environment.peak_memory(),
@@ -247,5 +261,6 @@ def _train(
     if accelerator.is_main_process:
         cost["evidence_seconds"] = round(time.monotonic() - began - cost["seconds"], 3)
         cost["seconds"] = round(cost["seconds"] + training.pop("earlier_seconds", 0.0), 3)
-        outcome.publish(folder, job, result | tested | {"cost": cost}, predictions, rungs)
+        result |= tested | {"cost": cost}
+        outcome.publish(folder, job, result, predictions, rungs, saved)
     accelerator.wait_for_everyone()

@@ -200,6 +200,9 @@ def _training(
         }
     if "probe" in training:
         facts["C of the linear head"] = f"{training['probe']['c']:g}"
+    if "wise" in training:
+        alpha = training["wise"]["alpha"]
+        facts["WiSE-FT"] = f"{alpha:g} of the way from the pretrained to the fine-tuned weights"
     gpus = ", ".join(environment.get("gpus") or ())
     facts |= {
         "seed": f"{train.seed}",

@@ -13,7 +13,7 @@ from finetune.protocols import Array
 
 @dataclass(frozen=True)
 class Mistake:
-    """One sample whose prediction is wrong."""
+    """One sample and what was predicted of it, wrongly where it is not said to be right."""
 
     row: int
     true: str
@@ -22,6 +22,8 @@ class Mistake:
     """Of what was predicted; None where there is none."""
     note: str = ""
     """Which part of the row it is about, or how far off it is."""
+    output: int | None = None
+    """Which output of the model says so, where it is one of the row."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Evidence:
 
     worst: Sequence[Mistake] = ()
     """The samples most wrong first."""
+    right: Sequence[Mistake] = ()
+    """A few right answers in the same form, the surest first."""
     confusion: Array | None = None
     """How often each class (row) was taken for each class (column)."""
     certainty: tuple[Array, Array] | None = None
@@ -77,17 +81,33 @@ def confused(
 def of_numbers(given: Array, true: Array, most: int = 24) -> list[Mistake]:
     """Return the rows of largest absolute error first, from numbers (rows,)."""
     rows = np.argsort(-np.abs(given - true), kind="stable")[:most]
-    return [Mistake(int(row), f"{true[row]:.4g}", f"{given[row]:.4g}") for row in rows]
+    return [Mistake(int(row), f"{true[row]:.4g}", f"{given[row]:.4g}", output=0) for row in rows]
 
 
 def of_classes(
     predictions: Array, targets: Array, classes: Sequence[str], most: int = 24
 ) -> list[Mistake]:
     """Return the wrong rows by the probability that was given to the wrong answer."""
-    guess, chance = predictions.argmax(1), predictions.max(1)
-    wrong = np.flatnonzero(guess != targets)
-    rows = wrong[np.argsort(-chance[wrong], kind="stable")][:most]
-    return [Mistake(int(r), classes[targets[r]], classes[guess[r]], float(chance[r])) for r in rows]
+    wrong = np.flatnonzero(predictions.argmax(1) != targets)
+    rows = wrong[np.argsort(-predictions.max(1)[wrong], kind="stable")][:most]
+    return [_answer(int(row), predictions, targets, classes) for row in rows]
+
+
+def right_classes(
+    predictions: Array, targets: Array, classes: Sequence[str], most: int = 4
+) -> list[Mistake]:
+    """Return the surest right answer of each of a few classes."""
+    right = np.flatnonzero(predictions.argmax(1) == targets)
+    order = right[np.argsort(-predictions.max(1)[right], kind="stable")]
+    _, first = np.unique(targets[order], return_index=True)
+    rows = order[np.sort(first)][:most]
+    return [_answer(int(row), predictions, targets, classes) for row in rows]
+
+
+def _answer(row: int, predictions: Array, targets: Array, classes: Sequence[str]) -> Mistake:
+    guess = int(predictions[row].argmax())
+    names = classes[targets[row]], classes[guess]
+    return Mistake(row, *names, float(predictions[row, guess]), output=guess)
 
 
 def of_label_sets(
@@ -98,11 +118,12 @@ def of_label_sets(
     label, size = errors.argmax(1), errors.max(1)
     wrong = np.flatnonzero(((predictions >= 0.5) != (targets > 0.5)).any(1))
     rows = wrong[np.argsort(-size[wrong], kind="stable")][:most]
-    return [_label_mistake(int(r), classes[label[r]], predictions[r, label[r]]) for r in rows]
+    return [_label_mistake(int(r), int(label[r]), predictions[r], classes) for r in rows]
 
 
-def _label_mistake(row: int, name: str, chance: float) -> Mistake:
-    given, missed = (f"has {name}", f"no {name}")
+def _label_mistake(row: int, label: int, chances: Array, classes: Sequence[str]) -> Mistake:
+    given, missed = f"has {classes[label]}", f"no {classes[label]}"
+    chance = float(chances[label])
     if chance >= 0.5:
-        return Mistake(row, missed, given, float(chance))
-    return Mistake(row, given, missed, float(1 - chance))
+        return Mistake(row, missed, given, chance, output=label)
+    return Mistake(row, given, missed, 1 - chance, output=label)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from finetune.folder import Folder
     from finetune.job import Job
-    from finetune.protocols import Array
+    from finetune.protocols import Array, Network
 
 
 def save(job: Job, folder: Folder) -> dict[str, Any] | None:
@@ -65,11 +65,13 @@ def first_inputs(job: Job) -> dict[str, Tensor]:
     return samples.finish(samples.read(rows, 0), device).inputs
 
 
-def test(job: Job, folder: Folder, accelerator: Accelerator) -> tuple[dict[str, Any], Array]:
+def test(
+    job: Job, folder: Folder, accelerator: Accelerator
+) -> tuple[dict[str, Any], Array, Network]:
     """Score the saved model, as loaded from `model/`, in float32.
 
-    Returns the part of the result that says so, and the predictions on the test split. This is the
-    one look at the test split that a run takes.
+    Returns the part of the result that says so, the predictions on the test split, and the model.
+    This is the one look at the test split that a run takes.
     """
     target, train = job.target.native, job.train
     saved = job.recipe.backbone.saved(folder.model)
@@ -91,7 +93,7 @@ def test(job: Job, folder: Folder, accelerator: Accelerator) -> tuple[dict[str, 
     look = {"time": now, "precision": "fp32", "batch_size": train.eval_batch_size}
     look |= {"n": len(job.samples["test"].truth)}
     result["looks_at_test"] = [*folder.earlier_looks(), look]
-    return result, predictions["test"]
+    return result, predictions["test"], network
 
 
 def describe(job: Job, folder: Folder) -> dict[str, Any]:
@@ -140,10 +142,12 @@ def publish(
     result: dict[str, Any],
     predictions: Array,
     rungs: Mapping[str, baselines.Rung],
+    network: Network,
 ) -> None:
     """Write the pages that a person reads, and last the result, which ends the run.
 
-    `rungs` are the baselines that the backbone gives without training.
+    `rungs` are the baselines that the backbone gives without training, and `network` is the saved
+    model, which gave the predictions on the test split.
     """
     surroundings = environment.describe() | {"argv": environment.arguments()}
     write_json(folder.path / "environment.json", surroundings)
@@ -155,5 +159,5 @@ def publish(
         (folder.path / "curves.png").write_bytes(drawn)
     write(folder.path / "README.md", text)
     write(folder.model / "README.md", text.replace(f"{card.CURVES}\n\n", ""))
-    report.write(folder.path, job, result, predictions)
+    report.write(folder.path, job, result, predictions, network)
     write_json(folder.path / "result.json", result)

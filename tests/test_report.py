@@ -144,6 +144,7 @@ def test_every_kind_of_block_escapes_what_it_holds():
         page.Table([bad], [[bad], [(bad, bad)]], bad, fold=bad),
         page.Facts({bad: bad}, bad),
         page.Gallery([page.Sample(bad, bad, bad, "", bad, bad), page.Sample(bad, bad)]),
+        page.Gallery([page.Sample("", "", words=[(bad, 1.0), (bad, -1.0), (bad, 0.0)])]),
         page.Code(bad),
         page.Sentences([bad]),
     ]
@@ -151,7 +152,7 @@ def test_every_kind_of_block_escapes_what_it_holds():
     whole = page.Page(bad, bad, headline, [page.Section(bad, blocks, bad)])
     elements = Elements(page.render(whole))
     assert elements.count("script") == 0
-    assert elements.text.count(bad) == 29
+    assert elements.text.count(bad) == 32
     assert not [1 for _, attributes in elements.found if "onload" in attributes]
 
 

@@ -31,10 +31,14 @@ class Full(MethodNoun):
     """The first head; `linear-probe` fits it on frozen features (Kumar et al. 2022,
     arXiv:2202.10054)."""
 
+    wise: bool = False
+    """Keep the best weights between pretrained and fine-tuned ones by validation (WiSE-FT, Wortsman
+    et al. 2022, arXiv:2109.01903); training then starts from the linear probe."""
+
     @property
     def probe(self) -> tuple[float, ...]:
         """Strengths of the linear head to start from, for LP-FT; empty for a random head."""
-        return STRENGTHS if self.start == "linear-probe" else ()
+        return STRENGTHS if self.wise or self.start == "linear-probe" else ()
 
     def prepare(self, network: Network) -> nn.Module:
         """Let the top layers learn and freeze the rest; raise RecipeError if there are too few."""

@@ -11,19 +11,26 @@ from finetune.report.log import Log
 
 if TYPE_CHECKING:
     from finetune.job import Job
-    from finetune.protocols import Array
+    from finetune.protocols import Array, Network
 
 
-def write(path: Path, job: Job, result: dict[str, Any], predictions: Array) -> None:
+def write(
+    path: Path,
+    job: Job,
+    result: dict[str, Any],
+    predictions: Array,
+    network: Network | None = None,
+) -> None:
     """Write `report.html` into the run folder `path`; it needs no network and runs no script.
 
-    `predictions` are those on the test split, (rows, outputs). The log, the recipe and the
-    environment are read from the folder, as far as they are there.
+    `predictions` are those on the test split, (rows, outputs). `network` is the saved model that
+    made them; where it is given, the report shows what some of them rest on. The log, the recipe
+    and the environment are read from the folder, as far as they are there.
     """
     log = Log.read(path / "metrics.jsonl")
     sections = [
         outcome.scores(result),
-        *evidence.sections(job, result, predictions),
+        *evidence.sections(job, result, predictions, network),
         outcome.training(result, log),
         background.data(job, result),
         *background.run(path, result),

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from finetune import mistakes, wording
-from finetune.data.columns import TRUTH
 from finetune.protocols import Array
-from finetune.protocols import Table as Rows
-from finetune.report import plots
-from finetune.report.page import Block, Cell, Figure, Gallery, Sample, Section, Sentences, Table
-from finetune.report.pictures import thumbnail
+from finetune.report import gallery, plots, reasons
+from finetune.report.page import Block, Cell, Figure, Gallery, Section, Sentences, Table
 
 if TYPE_CHECKING:
     from finetune.job import Job
-    from finetune.mistakes import Evidence, Mistake
+    from finetune.mistakes import Evidence
+    from finetune.protocols import Network
 
 MATRIX = 30
 """Classes up to which the whole confusion matrix is drawn."""
@@ -29,15 +26,20 @@ SHOWN = 24
 WHEN = ("before", "after")
 
 
-def sections(job: Job, result: Mapping[str, Any], predictions: Any) -> list[Section]:
-    """Return what the predictions on the test split show; those without content stay empty."""
+def sections(
+    job: Job, result: Mapping[str, Any], predictions: Any, network: Network | None = None
+) -> list[Section]:
+    """Return what the predictions on the test split show; those without content stay empty.
+
+    `network` made them, and where it is given, some are explained.
+    """
     target = job.target
     shown = target.evidence(predictions, job.samples["test"].truth, SHOWN)
     sure = any(mistake.probability is not None for mistake in shown.worst)
-    columns = [name for name in job.recipe.task.columns if name not in TRUTH]
-    gallery = Section(
+    samples = [gallery.sample(m, job.splits.test, gallery.columns(job)) for m in shown.worst]
+    worst = Section(
         "Worst mistakes" if sure else "Largest errors",
-        [Gallery(_samples(shown.worst, job.splits.test, columns))] if shown.worst else [],
+        [Gallery(samples)] if samples else [],
         "Wrong answers of the test split, the surest first. Look for wrong labels, too."
         if sure
         else "Test samples furthest from the truth.",
@@ -47,7 +49,8 @@ def sections(job: Job, result: Mapping[str, Any], predictions: Any) -> list[Sect
         _per_class(result, *target.each),
         _confusion(shown.confusion, target.classes or ()),
         _calibration(result, shown),
-        gallery,
+        worst,
+        reasons.section(job, network, shown, result["cost"]["seconds"]),
     ]
 
 
@@ -155,28 +158,3 @@ def _calibration(result: Mapping[str, Any], shown: Evidence) -> Section:
         text = "Accuracy where only the surest answers are given, by the share of rows answered."
         blocks.append(Figure(plots.coverage(fitted["coverage"]), text, text))
     return Section("Calibration", blocks, lead)
-
-
-def _samples(worst: Sequence[Mistake], table: Rows, columns: Sequence[str]) -> list[Sample]:
-    """Return the mistakes with what the model saw of them."""
-    samples = []
-    for mistake in worst:
-        row = table[mistake.row]
-        cells = {name: row[name] for name in columns if name in row}
-        image = cells.pop("image", None)
-        picture, small = thumbnail(image) if image else ("", False)
-        path = image.get("path") if image else None
-        chance = "" if mistake.probability is None else f"{100 * mistake.probability:.0f} % sure"
-        name = PurePath(path).name if path else f"test row {mistake.row}"
-        samples.append(
-            Sample(
-                said=wording.label(mistake.predicted, 160) if mistake.predicted else "",
-                true=wording.label(mistake.true, 160) if mistake.true else "",
-                chance=", ".join(part for part in (chance, mistake.note) if part),
-                picture=picture,
-                text="\n".join(wording.excerpt(cell) for cell in cells.values()),
-                name=wording.label(name, 60),
-                small=small,
-            )
-        )
-    return samples

@@ -130,6 +130,16 @@ def training(result: Mapping[str, Any], log: Log) -> Section:
         ]
         text = "The linear head: loss by the strength of its penalty; validation chose."
         blocks.append(Table(["C", "train", "validation"], rows, text, wide=False))
+    if wise := result["training"].get("wise"):
+        chosen = {wise["alpha"]: "chosen"}
+        rows = [
+            [f"{p['alpha']:g}", wording.value(name, p["value"]), chosen.get(p["alpha"], "")]
+            for p in wise["curve"]
+        ]
+        text = "WiSE-FT: how far from the pretrained weights (0) to the fine-tuned ones (1)."
+        blocks.append(
+            Table(["way", f"{wording.metric(name)} on validation", ""], rows, text, wide=False)
+        )
     if facts := _course(result["training"]):
         blocks.append(Facts(facts))
     return Section("Training", blocks)

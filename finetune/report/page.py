@@ -66,6 +66,11 @@ class Sample:
     name: str = ""
     small: bool = False
     """Whether the picture has few pixels, which are then shown as such."""
+    wrong: bool = True
+    seen: str = ""
+    """The picture as the model sees it, shaded by what its answer rests on."""
+    words: Sequence[tuple[str, float]] = ()
+    """The text in pieces, each with what it adds to the answer, from -1 to 1."""
 
 
 @dataclass(frozen=True)

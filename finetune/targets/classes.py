@@ -114,9 +114,10 @@ class Classes(RowTarget):
         return np.bincount(truth, minlength=self.num_outputs)
 
     def evidence(self, predictions: Array, truth: Array, most: int = 24) -> Evidence:
-        """Return the confusion, the certainty, and the surest wrong answers."""
+        """Return the confusion, the certainty, the surest wrong answers and some right ones."""
         return Evidence(
             worst=mistakes.of_classes(predictions, truth, self.classes, most),
+            right=mistakes.right_classes(predictions, truth, self.classes),
             confusion=mistakes.confusion(predictions, truth),
             certainty=(predictions.max(1), predictions.argmax(1) == truth),
         )
