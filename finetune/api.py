@@ -84,18 +84,39 @@ def compare(
     methods: str = "features,lora,full",
     seeds: str = "0,1,2",
     control: str = "false",
+    lrs: str = "",
+    learning_curve: str = "false",
     output: str | Path | None = None,
 ) -> None:
     """Fine-tune with several methods and seeds, and print what compares them.
 
-    Raises RecipeError for a method, a seed or a switch that is not allowed.
+    Raises RecipeError for a method, a seed, a learning rate or a switch that is not allowed.
     """
     from finetune import compare
 
-    if control not in ("true", "false"):
-        raise RecipeError(f"control={control!r} is not allowed; give control=true or false.")
-    names, numbers = methods.split(","), compare.seeds_of(seeds)
-    compare.compare(recipe, names, numbers, control=control == "true", output=output).show()
+    compare.compare(
+        recipe,
+        methods.split(","),
+        compare.seeds_of(seeds),
+        control=_switch("control", control),
+        lrs=compare.lrs_of(lrs) if lrs else (),
+        curve=_switch("learning_curve", learning_curve),
+        output=output,
+    ).show()
+
+
+def reproduce(
+    run: str | Path | None = None,
+    recipe: str | None = None,
+    output: str | Path | None = None,
+) -> None:
+    """Run a finished run or a shipped recipe again, and print whether it came out the same.
+
+    Raises NotReproduced if it did not, RecipeError where there is nothing to hold it against.
+    """
+    from finetune import reproduce
+
+    reproduce.reproduce(run, recipe, output).show()
 
 
 def show(recipe: Recipe, origins: Mapping[str, str] | None = None) -> None:
@@ -108,10 +129,32 @@ def show(recipe: Recipe, origins: Mapping[str, str] | None = None) -> None:
     show.show(recipe, origins or {})
 
 
+def search(
+    recipe: Recipe,
+    texts: Sequence[str] = (),
+    trials: str = "20",
+    output: str | Path | None = None,
+) -> None:
+    """Search over fields of a recipe, and print the trials and the best.
+
+    `texts` are overrides, some of them ranges such as "train.lr=1e-5..1e-3:log". Raises RecipeError
+    for what cannot be searched, and without Optuna.
+    """
+    from finetune import search
+
+    search.search(recipe, texts, search.trials_of(trials), output).show()
+
+
+def _switch(name: str, text: str) -> bool:
+    """Return what `true` or `false` says; raise RecipeError for anything else."""
+    if text not in ("true", "false"):
+        raise RecipeError(f"{name}={text!r} is not allowed; give {name}=true or false.")
+    return text == "true"
+
+
 def _train(recipe: Recipe, folder: Any) -> None:
-    from finetune import boundary, build, environment, extraction, outcome
-    from finetune.freezing import check_frozen, frozen_hashes
-    from finetune.loop import Fit
+    from finetune import build, environment, outcome
+    from finetune.training import learn
 
     began = time.monotonic()
     environment.keep_freed_memory()
@@ -120,18 +163,7 @@ def _train(recipe: Recipe, folder: Any) -> None:
     job = build.job(recipe)
     for note in job.notes:
         folder.say(note)
-    frozen = frozen_hashes(job.module)
-    training: dict[str, Any] = {}
-    if job.method.probe:
-        written = {*job.network.layers()[-1]}
-        frozen = {name: kept for name, kept in frozen.items() if name not in written}
-        training |= extraction.fit_probe(job, accelerator.device, precision)
-    if job.method.descends:
-        with boundary.replayed(job, accelerator.device, precision) as (replayed, sentence):
-            if sentence:
-                folder.say(sentence)
-            training |= Fit(replayed, folder, accelerator).run()
-    check_frozen(job.module, frozen)
+    training = learn(job, folder, accelerator)
     result = outcome.describe(job, folder) | {"training": training}
     if accelerator.is_main_process:
         result["round_trip"] = outcome.save(job, folder)

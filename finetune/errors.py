@@ -7,6 +7,7 @@ FinetuneError              any of the below; the command line prints it and exit
 ├── BackboneError          a model or weights that cannot be had
 ├── RunError               a run folder that is taken, changed, full or damaged
 ├── TrainingError          a non-finite loss, a frozen weight that moved, memory that ran out
+├── NotReproduced          a run that came out otherwise than recorded or expected
 └── Interrupted            SIGTERM or Ctrl-C: the state is saved, the same command goes on
 """
 
@@ -65,6 +66,12 @@ class RunError(FinetuneError):
 
 class TrainingError(FinetuneError):
     """Training went wrong; the last good state is kept."""
+
+    exit_code = 1
+
+
+class NotReproduced(FinetuneError):
+    """A recipe was run again, and its figures are not those recorded or expected."""
 
     exit_code = 1
 

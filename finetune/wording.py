@@ -116,6 +116,12 @@ def interval(name: str, figure: Mapping[str, Any]) -> str:
     return " to ".join(value(name, bound).removesuffix(" %") for bound in bounds)
 
 
+def figure(name: str, given: Mapping[str, Any]) -> str:
+    """Return a value with its interval, where it has one: `97.2 % (95.1 to 98.4)`."""
+    bounds = interval(name, given)
+    return value(name, given.get("value")) + (f" ({bounds})" if bounds else "")
+
+
 def difference(name: str, figure: Mapping[str, Any]) -> str:
     """Return a difference with its interval: `+86.1 points (83.0 to 89.2)`."""
     if figure.get("value") is None:
