@@ -118,8 +118,14 @@ def test_values_are_those_a_recipe_can_hold(recipe: Recipe) -> None:
     assert search_space.number_of_combinations([ranks, lr]) is None
 
 
+@pytest.fixture
+def within(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finish the best run in this process, to save the start of another."""
+    monkeypatch.setattr(child, "run", lambda recipe, folder: finetune(recipe, folder))
+
+
 def test_a_search_goes_on_and_only_the_best_sees_the_test(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, within: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "all"
     command = ["search", "recipe=vit-digits", *TINY, LR, f"output={output}"]
@@ -155,10 +161,8 @@ def test_a_search_goes_on_and_only_the_best_sees_the_test(
 
 
 def test_a_few_combinations_are_each_tried_once_and_a_failure_is_told(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, within: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    # In this process, to save the start of another.
-    monkeypatch.setattr(child, "run", lambda recipe, folder: finetune(recipe, folder))
     output = tmp_path / "all"
     command = ["search", "recipe=vit-digits", *TINY_VIT, "method=features", "data.shots=8"]
     assert main([*command, "train.batch_size=40,90", f"output={output}"]) == 0

@@ -9,7 +9,7 @@ from finetune.report import page, plots
 from finetune.report.page import Block, Code, Figure, Headline, Section, Table
 
 if TYPE_CHECKING:
-    from finetune.search import Search
+    from finetune.search_result import Search
 
 
 def render(found: Search) -> str:
