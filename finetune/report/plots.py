@@ -199,18 +199,23 @@ def searched(
     key: str,
     points: Sequence[tuple[str, float, bool]],
     *,
+    ends: tuple[float, float] = (0, 1),
     log: bool = False,
     choices: Sequence[str] = (),
 ) -> str:
     """Draw a metric by the value of one field: of trials its text, the metric, and if it is best.
 
-    Numbers stand on a line, `log` by their order of magnitude; `choices` side by side.
+    Numbers stand on a line between `ends`, `log` by their order of magnitude; `choices` side by
+    side.
     """
     scale = 100 if wording.is_percent(name) else 1
     with drawing(f"search {key}", NARROW, 2.6) as drawn:
         axes = drawn.axes()
         if log:
             axes.set_xscale("log")
+            ticks = [ends[0], (ends[0] * ends[1]) ** 0.5, ends[1]]
+            axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+            axes.minorticks_off()
         for text, value, best in points:
             x = choices.index(text) if choices else float(text)
             fill = "full" if best else "none"
@@ -218,6 +223,8 @@ def searched(
         if choices:
             axes.set_xticks(range(len(choices)), [wording.label(c, 18) for c in choices])
             axes.set_xlim(-0.5, len(choices) - 0.5)
+        else:  # nothing is seen of it, but the axis reaches from end to end
+            axes.plot(ends, [scale * points[0][1]] * 2, linestyle="none")
         if wording.is_percent(name):
             axes.yaxis.set_major_formatter("{x:g} %")
         axes.set_xlabel(wording.label(key))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune import wording
 from finetune.report import page, plots
 from finetune.report.page import Block, Code, Figure, Headline, Section, Table
+from finetune.search_space import Between, Dimension
 
 if TYPE_CHECKING:
     from finetune.search_result import Search
@@ -37,6 +38,13 @@ def render(found: Search) -> str:
     return page.render(page.Page(f"{found.recipe.name}: search", subtitle, headline, sections))
 
 
+def _axis(dimension: Dimension) -> dict[str, Any]:
+    """Return how the values of a field stand on an axis."""
+    if isinstance(dimension, Between):
+        return {"ends": (dimension.low, dimension.high), "log": dimension.log}
+    return {"choices": dimension.choices}
+
+
 def _fields(found: Search, name: str) -> list[Block]:
     """Return a figure for each field: the metric on validation by its values."""
     shown = [trial for trial in found.trials if trial.figure]
@@ -52,8 +60,7 @@ def _fields(found: Search, name: str) -> list[Block]:
             name,
             key,
             points,
-            log=getattr(dimension, "log", False),
-            choices=getattr(dimension, "choices", ()),
+            **_axis(dimension),
         )
         blocks.append(Figure(drawn, text, text))
     return blocks
