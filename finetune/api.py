@@ -134,16 +134,25 @@ def compare(
     methods: str = "features,lora,full",
     seeds: str = "0,1,2",
     control: str = "false",
+    lrs: str = "",
+    learning_curve: str = "false",
     output: str | Path | None = None,
 ) -> None:
     """Fine-tune with several methods and seeds, and print what compares them.
 
-    Raises RecipeError for a method, a seed or a switch that is not allowed.
+    Raises RecipeError for a method, a seed, a learning rate or a switch that is not allowed.
     """
     from finetune import compare
 
-    extra, names, numbers = _switch("control", control), methods.split(","), compare.seeds_of(seeds)
-    compare.compare(recipe, names, numbers, control=extra, output=output).show()
+    compare.compare(
+        recipe,
+        methods.split(","),
+        compare.seeds_of(seeds),
+        control=_switch("control", control),
+        lrs=compare.lrs_of(lrs) if lrs else (),
+        curve=_switch("learning_curve", learning_curve),
+        output=output,
+    ).show()
 
 
 def rank(
@@ -181,6 +190,20 @@ def check(
     check(recipe, **switches, output=output)
 
 
+def reproduce(
+    run: str | Path | None = None,
+    recipe: str | None = None,
+    output: str | Path | None = None,
+) -> None:
+    """Run a finished run or a shipped recipe again, and print whether it came out the same.
+
+    Raises NotReproduced if it did not, RecipeError where there is nothing to hold it against.
+    """
+    from finetune import reproduce
+
+    reproduce.reproduce(run, recipe, output).show()
+
+
 def show(recipe: Recipe, origins: Mapping[str, str] | None = None) -> None:
     """Print what a recipe would do, and where each value comes from; nothing is trained.
 
@@ -189,6 +212,22 @@ def show(recipe: Recipe, origins: Mapping[str, str] | None = None) -> None:
     from finetune import show
 
     show.show(recipe, origins or {})
+
+
+def search(
+    recipe: Recipe,
+    texts: Sequence[str] = (),
+    trials: str = "20",
+    output: str | Path | None = None,
+) -> None:
+    """Search over fields of a recipe, and print the trials and the best.
+
+    `texts` are overrides, some of them ranges such as "train.lr=1e-5..1e-3:log". Raises RecipeError
+    for what cannot be searched, and without Optuna.
+    """
+    from finetune import search
+
+    search.search(recipe, texts, search.trials_of(trials), output).show()
 
 
 def _switch(name: str, given: bool | str) -> bool:
@@ -201,19 +240,9 @@ def _switch(name: str, given: bool | str) -> bool:
 def _train(
     recipe: Recipe, folder: Any, evidence: bool, asked: Hub, trackers: Sequence[str]
 ) -> None:
-    from finetune import (
-        baselines,
-        boundary,
-        build,
-        environment,
-        extraction,
-        front_matter,
-        outcome,
-        wise,
-    )
-    from finetune.freezing import check_frozen, frozen_hashes
-    from finetune.loop import Fit
+    from finetune import baselines, build, environment, front_matter, outcome
     from finetune.preflight.check import brief
+    from finetune.training import learn
 
     began = time.monotonic()
     environment.keep_freed_memory()
@@ -228,26 +257,8 @@ def _train(
     if accelerator.is_main_process:
         for found in brief(job.splits, recipe.task):
             folder.say(f"Look at the data: {found}.")
-    frozen = frozen_hashes(job.module)
-    training: dict[str, Any] = {}
-    if job.method.probe:
-        written = {*job.network.layers()[-1]}
-        frozen = {name: kept for name, kept in frozen.items() if name not in written}
-        training |= extraction.fit_probe(job, accelerator.device, precision)
-    averaged = getattr(job.method, "wise", False)
-    start = wise.weights(job.module) if averaged else {}
-    if job.method.descends:
-        with (
-            boundary.replayed(job, accelerator.device, precision) as (replayed, sentence),
-            tracking.tracked(trackers, folder, recipe),
-        ):
-            if sentence:
-                folder.say(sentence)
-            training |= Fit(replayed, folder, accelerator).run()
-    if averaged:
-        training |= wise.interpolate(job, start, accelerator)
-        folder.say(wise.sentence(training["wise"]))
-    check_frozen(job.module, frozen)
+    with tracking.tracked(trackers, folder, recipe):
+        training = learn(job, folder, accelerator)
     result = outcome.describe(job, folder) | {"training": training}
     if accelerator.is_main_process:
         result["round_trip"] = outcome.save(job, folder)

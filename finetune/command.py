@@ -118,6 +118,21 @@ def _check(own: Values, rest: list[str]) -> None:
     api.check(recipe, **own)
 
 
+def _search(own: Values, rest: list[str]) -> None:
+    from finetune.recipe import load
+
+    recipe = load(own["recipe"])
+    from finetune import api
+
+    api.search(recipe, rest, **{key: own[key] for key in own if key != "recipe"})
+
+
+def _reproduce(own: Values, rest: list[str]) -> None:
+    from finetune import api
+
+    api.reproduce(**own)
+
+
 def _recipes(own: Values, rest: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -259,11 +274,14 @@ data the test split counts; where it has one split only, all its rows do.""",
             "methods": "methods by name; features,lora,full if not given",
             "seeds": "seeds of training; 0,1,2 if not given",
             "control": "true adds the recipe from random weights",
+            "lrs": "learning rates of which each method takes the best on validation",
+            "learning_curve": "true adds what 1/8, 1/4 and 1/2 of the labels would have given",
             "output": "folder of all runs; runs/compare-NAME-DIGEST if not given",
         },
         (
             "finetune compare recipe=vit-digits data.shots=10",
             "finetune compare recipe=convnext-imagefolder data=./photos methods=features,full",
+            "finetune compare recipe=vit-digits lrs=3e-4,1e-3,3e-3 learning_curve=true",
         ),
         _compare,
         overrides=_ANY_KEY,
@@ -299,6 +317,34 @@ data the test split counts; where it has one split only, all its rows do.""",
         ),
         _check,
         overrides=_ANY_KEY,
+    ),
+    "search": Command(
+        "Try values of a recipe's fields, and take what is best on validation (needs Optuna).",
+        {
+            **_RECIPE,
+            "trials": "how many are tried in all; 20 if not given",
+            "output": "folder of the search; runs/search-NAME-DIGEST if not given",
+        },
+        (
+            "finetune search recipe=vit-digits train.lr=1e-4..1e-2:log",
+            "finetune search recipe=vit-cifar method=lora method.rank=4,8,16 "
+            "train.lr=1e-4..3e-3:log trials=30",
+        ),
+        _search,
+        overrides="""\
+Any key of the recipe can be searched: train.lr=1e-5..1e-3:log between two numbers (:log by
+its order of magnitude), method.rank=4,8,16 among values. One value sets a key for all
+trials. The same command goes on where it stopped, with more trials= for longer.""",
+    ),
+    "reproduce": Command(
+        "Run again, and pass or fail against what was recorded or what the recipe expects.",
+        {
+            "run": "a finished run",
+            "recipe": "instead of it, a shipped recipe whose docstring expects a measured range",
+            "output": "folder of the second run; a new one below runs/ if not given",
+        },
+        ("finetune reproduce run=runs/photos", "finetune reproduce recipe=vit-digits"),
+        _reproduce,
     ),
     "recipes": Command("List the shipped recipes.", {}, ("finetune recipes",), _recipes),
     "show": Command(

@@ -119,6 +119,7 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.system(),
         "processor": platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "gpus": gpus,

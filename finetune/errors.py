@@ -9,6 +9,7 @@ FinetuneError              any of the below; the command line prints it and exit
 ├── HubError               a repository on the hub that cannot be pushed to
 ├── ExportError            an export that does not answer as the run does, or cannot be made
 ├── TrainingError          a non-finite loss, a frozen weight that moved, memory that ran out
+├── NotReproduced          a run that came out otherwise than recorded or expected
 └── Interrupted            SIGTERM or Ctrl-C: the state is saved, the same command goes on
 """
 
@@ -88,6 +89,12 @@ class TrainingError(FinetuneError):
 
 class ExportError(FinetuneError):
     """What was exported does not answer as the run does, or the export cannot be made."""
+
+    exit_code = 1
+
+
+class NotReproduced(FinetuneError):
+    """A recipe was run again, and its figures are not those recorded or expected."""
 
     exit_code = 1
 

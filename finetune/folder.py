@@ -123,14 +123,14 @@ def opened(path: Path, recipe: Recipe) -> Iterator[Folder]:
             yield folder
             return
         _refuse_others(path)
-        with _locked(path):
+        with locked(path):
             _match(folder, recipe)
             environment.wait_for_everyone()  # the others must not see what was there before
             yield folder
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Make the folder and hold it; the system lets go of it however this process ends."""
     from filelock import FileLock, Timeout
 

@@ -183,6 +183,12 @@ def _set_text(cls: type[Value], root: Node, key: str, text: str) -> set[str]:
     return {key}
 
 
+def annotation(recipe: Value, key: str) -> Any:
+    """Return the type of what a dotted key sets; raise RecipeError, with the nearest, for none."""
+    place = _locate(type(recipe), explain.tree(recipe), key)
+    return _entry_type(place.field) if place.entry else place.field.annotation
+
+
 def _is_union(field: FieldInfo) -> bool:
     return any(issubclass(v, Noun) for v in explain.variants(field.annotation))
 

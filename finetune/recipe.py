@@ -189,8 +189,15 @@ def names() -> list[str]:
 
 def story(name: str) -> str:
     """Return the first line of a shipped recipe's docstring, without running the recipe."""
-    source = (_shipped() / f"{name.replace('-', '_')}.py").read_text("utf-8")
-    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+    return docstring(name).partition("\n")[0]
+
+
+def docstring(spec: str) -> str:
+    """Return what a shipped recipe or a `.py` file says of itself, without running it."""
+    path = Path(spec).expanduser()
+    if spec.replace("_", "-") in names():
+        path = _shipped() / f"{spec.replace('-', '_')}.py"
+    return ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
 
 
 def load(spec: str | Path) -> Recipe:

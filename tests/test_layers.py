@@ -37,6 +37,7 @@ DOORS = {
     "seqeval": ("finetune.entities",),
     "sacrebleu": ("finetune.text_metrics",),
     "rouge_score": ("finetune.text_metrics",),
+    "optuna": ("finetune.search",),
     "yaml": ("finetune.plain_yaml", "finetune.data.card"),
     "pickle": (),
 }
