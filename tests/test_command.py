@@ -13,7 +13,8 @@ import pytest
 
 import finetune
 from finetune import command, errors
-from finetune.command import COMMANDS, main
+from finetune.command import main
+from finetune.commands import COMMANDS
 
 CLI = Path(__file__).parent.parent / "cli.py"
 
