@@ -311,5 +311,5 @@ def _show_classes(per_class: Mapping[str, Any]) -> None:
         cells = [wording.value(key, figures[key]["value"]) for key in ("precision", "recall", "f1")]
         rows.append([name, f"{figures['n']:,}", *cells, wording.interval("f1", figures["f1"])])
     title = f"The {SHOWN} weakest of {len(per_class)} classes" if len(per_class) > SHOWN else ""
-    header = ["class", "n", "precision", "recall", "F1", "95 % interval"]
+    header = ["class", "n", "precision", "recall", "F1", "of F1, 95 %"]
     tables.show(title, header, rows, right=(1, 2, 3, 4))

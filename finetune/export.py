@@ -67,7 +67,7 @@ def export(
             raise RecipeError("int8= belongs to format=onnx; leave it out here.")
         _check_merged(run)
     else:
-        extras.need("format=onnx", onnx.MODULES, "finetune[onnx]")
+        extras.need("format=onnx", onnx.MODULES)
         _check_onnx(run)
     with _made(path) as folder:
         _copy(run, folder, weights=format == "merged")

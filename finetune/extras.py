@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from finetune.errors import RecipeError
 
 
-def need(what: str, modules: Iterable[str], install: str) -> None:
+def need(what: str, modules: Sequence[str]) -> None:
     """Raise RecipeError, saying how to install it, where `what` needs a module that is missing.
 
-    `install` is what pip is to be given: `finetune[onnx]`.
+    The packages are called as the modules are.
     """
     for name in modules:
         try:
@@ -19,5 +19,5 @@ def need(what: str, modules: Iterable[str], install: str) -> None:
         except ImportError as error:
             raise RecipeError(
                 f"{what} needs the package {name}, which cannot be imported ({error}). "
-                f"Install it with: pip install '{install}'"
+                f"Install it with: pip install {' '.join(modules)}"
             ) from error

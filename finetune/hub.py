@@ -108,7 +108,12 @@ def push(run: Run, hub: Hub) -> str:
     """
     from finetune import console, published
 
-    command = f"finetune push run={run.path} repo={hub.push}"
+    further = {"private": "true" * hub.private, "revision": hub.revision or ""}
+    further["adapter_only"] = "true" * hub.adapter_only
+    command = " ".join(
+        [f"finetune push run={run.path} repo={hub.push}"]
+        + [f"{key}={value}" for key, value in further.items() if value]
+    )
     again = f"The run in {run.path} is whole; when that is mended, push it with: {command}"
     published.check(hub, run.recipe)
     with published.laid_out(run, hub) as folder, _door(hub, again) as api:

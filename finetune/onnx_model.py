@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from finetune.protocols import Network, Target
     from finetune.samples import Samples
 
-MODULES = ("onnx", "onnxscript", "onnxruntime")
+MODULES = ("onnx", "onnxruntime", "onnxscript")
 """What the extra `finetune[onnx]` installs."""
 
 OUTPUT = "logits"

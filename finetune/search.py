@@ -74,9 +74,7 @@ def _optuna() -> Any:
     try:
         import optuna
     except ImportError:
-        raise RecipeError(
-            "search needs Optuna, which is an extra: pip install 'finetune[search]'."
-        ) from None
+        raise RecipeError("search needs Optuna, which is an extra: pip install optuna") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from finetune.folder import Folder
     from finetune.recipe import Recipe
 
-EXTRAS = ("tensorboard", "wandb")
-"""Trackers that have an extra of their own; of others the package itself is to be installed."""
-
 
 def asked(track: str | Sequence[str]) -> list[str]:
     """Return the names of trackers in `track`: `tensorboard,wandb`, or a sequence of them.
@@ -40,8 +37,7 @@ def asked(track: str | Sequence[str]) -> list[str]:
                 "several with commas between."
             )
         if KNOWN[name].__module__ == "accelerate.tracking":  # else it was registered by a script
-            install = f"finetune[{name}]" if name in EXTRAS else name
-            extras.need(f"track={name}", [name], install)
+            extras.need(f"track={name}", [name])
     return list(dict.fromkeys(names))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -195,7 +196,7 @@ def clearly_better(metric_name: str, model: Mapping[str, Any], other: Mapping[st
 def verdict(result: Mapping[str, Any]) -> str:
     """Return a plain sentence if the model is not clearly better than a baseline, else nothing.
 
-    Of several such baselines it is about one that needs no model, else about the best.
+    Of several such baselines it is about the best.
     """
     name, less = result["metric"].lstrip("-"), result["metric"].startswith("-")
     unbeaten = {
@@ -206,26 +207,27 @@ def verdict(result: Mapping[str, Any]) -> str:
     if not unbeaten:
         return ""
 
-    def order(known: str) -> tuple[bool, float]:
+    def order(known: str) -> float:
         reached = unbeaten[known][name]["value"]
-        return known in LADDER, 0.0 if reached is None else reached if less else -reached
+        return math.inf if reached is None else reached if less else -reached
 
     known = min(unbeaten, key=order)
     ours, theirs = result["test"][name]["value"], unbeaten[known][name]["value"]
     against = f"{value(name, theirs)} against {value(name, ours)}"
     gap = unbeaten[known].get("difference") or {}
     by = difference(name, gap)
-    if known not in LADDER:
-        return (
-            f"Not clearly better than the baseline {baseline(known)}: {metric(name)} "
-            f"{value(name, ours)} against {value(name, theirs)}{by and f', difference {by}'}. "
-            "On this evidence, fine-tuning has not paid off yet."
-        )
     bound = gap.get("low" if less else "high")
     worse = bound is not None and (bound > 0 if less else bound < 0)
+    if known not in LADDER:
+        how = "Clearly worse" if worse else "Not clearly better"
+        return (
+            f"{how} than the baseline {baseline(known)}: {metric(name)} {value(name, ours)} "
+            f"against {value(name, theirs)}{by and f', difference {by}'}. "
+            "On this evidence, fine-tuning has not paid off yet."
+        )
     inner = by.replace(" (", ", ").rstrip(")")
     return (
         f"{LADDER[known]} does {'better' if worse else 'as well'}: {against}"
         f"{inner and f' (difference {inner})'}. On this evidence, {method(result['method'])} was "
-        "not worth it."
+        f"not worth it.{' Take method=features.' if known == 'linear probe' else ''}"
     )

@@ -348,7 +348,8 @@ def figures(value, low, high, ours=0.9, metric="accuracy", known="linear probe")
 def test_the_verdict_names_the_baseline_that_makes_training_needless():
     assert wording.verdict(figures(0.981, -0.004, 0.008, 0.983)) == (
         "The linear probe on frozen features does as well: 98.1 % against 98.3 % (difference +0.2 "
-        "points, -0.4 to +0.8). On this evidence, full fine-tuning was not worth it."
+        "points, -0.4 to +0.8). On this evidence, full fine-tuning was not worth it. "
+        "Take method=features."
     )
     better = wording.verdict(figures(0.3, 0.1, 0.3, 0.5, "-rmse", "kNN"))
     assert better.startswith("kNN on frozen features does better: 0.300 against 0.500 (difference ")

@@ -170,11 +170,11 @@ def test_a_missing_package_is_told_before_training(
     )
     assert done.returncode == 2
     assert "track=wandb needs the package wandb" in done.stderr
-    assert "pip install 'finetune[wandb]'" in done.stderr
+    assert "pip install wandb" in done.stderr
     assert not (tmp_path / "run").exists()
-    for name, package in {"tensorboard": r"finetune\[tensorboard\]", "mlflow": "mlflow"}.items():
+    for name in ("tensorboard", "mlflow"):
         monkeypatch.setitem(sys.modules, name, None)
-        with pytest.raises(RecipeError, match=f"pip install '{package}'"):
+        with pytest.raises(RecipeError, match=f"pip install {name}"):
             tracking.asked(name)
 
 

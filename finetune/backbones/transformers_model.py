@@ -236,7 +236,7 @@ def _four_bit(form: Form) -> dict[str, Any]:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise BackboneError(
             "backbone.quantization=4bit needs the package bitsandbytes. Install it with: "
-            "pip install 'finetune[bitsandbytes]'"
+            "pip install bitsandbytes"
         )
     if not torch.cuda.is_available():
         raise BackboneError(

