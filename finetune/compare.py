@@ -133,7 +133,8 @@ class Comparison:
             [f"{a.name} over {b.name}", wording.difference(name, found)]
             for a, b, found in self.pairs()
         ]
-        tables.show("Differences on the test, paired by seed", ["", ""], gaps)
+        if gaps:
+            tables.show("Differences on the test, paired by seed", ["", ""], gaps)
         if self.curve is not None:
             self.curve.show()
         for sentence in self.verdict():

@@ -44,7 +44,9 @@ class Curve:
         if change["low"] is None:
             return f"Would more labels help? One seed shows no spread: {told}. Give seeds=0,1,2."
         if is_gain(self.metric, change):
-            return f"More labels would help: {told}. Twice as many may bring about as much again."
+            return (
+                f"More labels would help: {told}. Twice as many may bring as much again, or less."
+            )
         return (
             f"More labels would not clearly help: {told}. An interval that holds 0 is no evidence "
             "of a gain; its better end is what twice as many labels might bring at most."
