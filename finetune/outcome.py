@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune import baselines, calibration, card, environment, gate, mistakes, report
+from finetune import baselines, calibration, card, environment, gate, mistakes, report, slices
 from finetune.folder import write, write_json
 from finetune.freezing import manifest
 from finetune.loop import predict
@@ -145,7 +145,10 @@ def publish(
     surroundings = environment.describe() | {"argv": sys.argv[1:]}
     write_json(folder.path / "environment.json", surroundings)
     result["baselines"] = baselines.scores(job, predictions)
-    shown = job.target.evidence(predictions, job.samples["test"].truth)
+    columns = slices.cells([job.splits.test], job.recipe.slices)
+    truth = job.samples["test"].truth
+    result["slices"] = slices.scores(job.target.native, predictions, truth, columns)
+    shown = job.target.evidence(predictions, truth)
     result["confused"] = mistakes.confused(shown.confusion, job.target.classes)
     text = card.text(job.recipe, job, result, surroundings)
     write(folder.path / "README.md", text)
