@@ -36,17 +36,22 @@ def evaluate(
     data: Any = None,
     overrides: Sequence[str] = (),
     slices: Sequence[str] = (),
+    forgetting: Any = None,
 ) -> None:
     """Measure a finished run again, on its own test split or on `data`, and print what was found.
 
     Says whether the figures are those of the result to the last digit. `overrides` are further
-    `data.key=value`, `slices` columns by whose values the rows are also told apart. Raises what
-    `Run.load` and `Run.evaluate` do.
+    `data.key=value`, `slices` columns by whose values the rows are also told apart. `forgetting` is
+    reference data, on which linear probes on the pretrained and on the fine-tuned backbone are
+    compared. Raises what `Run.load` and `Run.evaluate` do.
     """
     from finetune import evaluation
+    from finetune import forgetting as forgotten
 
     run = run if isinstance(run, Run) else Run.load(run)
     evaluation.show(run, evaluation.measure(run, data, overrides, slices))
+    if forgetting is not None:
+        forgotten.show(run, forgetting)
 
 
 def predict(
