@@ -8,20 +8,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from finetune.api import evaluate, features, finetune, predict
+    from finetune.api import evaluate, features, finetune, predict, push
     from finetune.backbones import Timm, TorchModel, Transformers
     from finetune.data import Digits, HubData, ImageFolder, Intents, TableData, TextFiles
     from finetune.errors import (
         BackboneError,
         DataError,
+        ExportError,
         FinetuneError,
+        HubError,
         Interrupted,
         RecipeError,
         RunError,
         TrainingError,
     )
+    from finetune.hub import Hub
     from finetune.images.augmentation import Augmentation
     from finetune.methods import FeatureExtraction, Full, LoRA, NormBias
+    from finetune.preflight.check import check
     from finetune.protocols import Splits
     from finetune.recipe import Recipe, Train
     from finetune.run import Run
@@ -47,10 +51,13 @@ __all__ = [
     "ChatTuning",
     "DataError",
     "Digits",
+    "ExportError",
     "FeatureExtraction",
     "FinetuneError",
     "Full",
+    "Hub",
     "HubData",
+    "HubError",
     "ImageClassification",
     "ImageFolder",
     "ImageRegression",
@@ -78,26 +85,32 @@ __all__ = [
     "Train",
     "TrainingError",
     "Transformers",
+    "check",
     "evaluate",
     "features",
     "finetune",
     "predict",
+    "push",
 ]
 
 _HOMES = {
-    "api": ("evaluate", "features", "finetune", "predict"),
+    "api": ("evaluate", "features", "finetune", "predict", "push"),
     "backbones": ("Timm", "TorchModel", "Transformers"),
     "data": ("Digits", "HubData", "ImageFolder", "Intents", "TableData", "TextFiles"),
     "errors": (
         "BackboneError",
         "DataError",
+        "ExportError",
         "FinetuneError",
+        "HubError",
         "Interrupted",
         "RecipeError",
         "RunError",
         "TrainingError",
     ),
+    "hub": ("Hub",),
     "images.augmentation": ("Augmentation",),
+    "preflight.check": ("check",),
     "methods": ("FeatureExtraction", "Full", "LoRA", "NormBias"),
     "protocols": ("Splits",),
     "recipe": ("Recipe", "Train"),

@@ -8,10 +8,8 @@ runs unchanged. The training loop knows nothing of it: it is a source of batches
 
 from __future__ import annotations
 
-import errno
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,7 +24,6 @@ from torch import Tensor, nn
 from finetune import build, console, kept
 from finetune.environment import autocast
 from finetune.freezing import frozen_hashes
-from finetune.images.store import disk_limit
 from finetune.protocols import Array, Source, Split
 from finetune.relay import ARGUMENT, Inputs, NotKept, Relay, capture, filled, install, is_dense
 
@@ -222,7 +219,7 @@ def _stored_tokens(
             if kept.agree(stored[: ends[first[-1]]], tokens(sample, first)):
                 os.utime(path)
                 return stored, ends
-        _make_room(folder, count * sample.element_size())
+        kept.make_room(folder, count * sample.element_size())
         with kept.written_aside(path) as aside:
             with aside.open("wb") as file:
                 file.truncate(count * sample.element_size())
@@ -264,7 +261,7 @@ def _stored(
             if kept.agree(stored[: len(sample)].permute(axes), sample):
                 os.utime(path)
                 return stored, axes
-        _make_room(folder, count * sample.element_size())
+        kept.make_room(folder, count * sample.element_size())
         with (
             kept.written_aside(path) as aside,
             aside.open("wb") as file,
@@ -277,20 +274,3 @@ def _stored(
                 file.write(part.reshape(-1).view(torch.uint8).numpy().data)
                 bar.advance(len(part))
         return opened(path), axes
-
-
-def _make_room(folder: Path, size: int) -> None:
-    """Remove the files used least recently until `size` bytes more are within the limit.
-
-    That is FINETUNE_CACHE_GB, and half of the free disk. Who reads a removed file keeps it open.
-    """
-    allowed = min(disk_limit(), shutil.disk_usage(folder).free // 2)
-    if size > allowed:
-        needed = f"they need {size / 1e9:.3g} GB, and {allowed / 1e9:.3g} GB are allowed"
-        raise OSError(errno.ENOSPC, needed)
-    files = [path for path in folder.glob("activations-*") if path.suffix != ".lock"]
-    total = size
-    for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
-        total += path.stat().st_size
-        if total > disk_limit():
-            path.unlink(missing_ok=True)

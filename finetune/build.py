@@ -38,8 +38,7 @@ def job(recipe: Recipe) -> Job:
     check_batch(recipe, splits)
     slices.cells([splits.test], recipe.slices, recipe.task.form.reading)
     metrics = further_metrics(recipe, splits, target)
-    torch.manual_seed(train.seed)
-    network = recipe.backbone.build(target.num_outputs, target.classes, recipe.task.form)
+    network = untrained(recipe, target)
     device = environment.device()
     choices = [f"precision {precision}", *network.tune_for(device, precision)]
     sources, splits = open_splits(recipe, network, splits)
@@ -65,6 +64,12 @@ def job(recipe: Recipe) -> Job:
         f"Chosen for this machine ({device.type}): {', '.join(choices)}.",
     ]
     return Job(recipe, splits, target, network, module, samples, skipped, metrics, notes)
+
+
+def untrained(recipe: Recipe, target: Target) -> Network:
+    """Return the model as training starts from it: what is random in it follows `train.seed`."""
+    torch.manual_seed(recipe.train.seed)
+    return recipe.backbone.build(target.num_outputs, target.classes, recipe.task.form)
 
 
 def check_batch(recipe: Recipe, splits: Splits, source: Source | None = None) -> None:
@@ -131,7 +136,7 @@ def open_splits(
         except UnreadableInputs as error:
             failures += [f._replace(name=f"{f.name} ({split})") for f in error.failures]
             noun = error.noun
-            splits = _without(splits, split, {failure.row for failure in error.failures})
+            splits = without(splits, split, {failure.row for failure in error.failures})
     if failures and getattr(recipe.data, "on_error", "raise") == "raise":
         raise UnreadableInputs(failures, noun)
     for split in (name for name in names if name not in sources):
@@ -139,8 +144,8 @@ def open_splits(
     return sources, splits
 
 
-def _without(splits: Splits, split: Split, broken: set[int]) -> Splits:
-    """Return the splits without these rows of one of them."""
+def without(splits: Splits, split: Split, broken: set[int]) -> Splits:
+    """Return the splits without these rows of one of them, which are counted as left out."""
     table, gone = splits[split], set(splits.left_out.get(split, ()))
     numbers = [n for n in range(len(table) + len(gone)) if n not in gone]
     left_out = tuple(sorted(gone | {numbers[row] for row in broken}))

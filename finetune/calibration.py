@@ -93,11 +93,13 @@ def moved(probabilities: Array, thresholds: Sequence[float]) -> Array:
 def told(
     target: Any, before: Mapping[str, Any], predictions: Array, truth: Array
 ) -> dict[str, Any]:
-    """Return what a calibrated target changes on these rows, whose scores were `before`."""
+    """Return the figures that a calibrated target changes on these rows, scored `before`."""
     softened = target.softened(predictions)
     after = target.scores(softened, truth)
     figures = {
-        name: {"before": before[name], "after": after[name]} for name in FIGURES if name in after
+        name: {"before": before[name], "after": after[name]}
+        for name in FIGURES
+        if name in after and after[name] != before[name]
     }
     shown = target.evidence(softened, truth)
     certain = coverage(*shown.certainty) if shown.confusion is not None else []

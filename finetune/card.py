@@ -1,7 +1,6 @@
 """The model card: README.md of a run and of its saved model, for readers and for the hub.
 
-The front matter is huggingface_hub's; the body is Markdown. Names from the data are made inert in
-both, and no path of this machine gets in.
+Names from the data are made inert in its Markdown, and no path of this machine gets in.
 """
 
 from __future__ import annotations
@@ -11,28 +10,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune import loading, plain_yaml, slices, wording
-from finetune.errors import RecipeError
-from finetune.explain import SECRET
+from finetune import front_matter, loading, plain_yaml, slices, wording
+from finetune.errors import SECRET, RecipeError
 from finetune.protocols import SPLITS
 
 if TYPE_CHECKING:
     from finetune.job import Job
     from finetune.recipe import Recipe
 
+CURVES = "![Loss, and the chosen metric on validation, over the updates](curves.png)"
+"""Only beside a run's own card, and where it is pushed, lies the picture."""
+LOADING = "## How to load it"
 CLASSES = 50
 """Rows of the table of classes; of more, those of lowest F1."""
-
-PIPELINES = {
-    "multi-label-image-classification": "image-classification",
-    "image-regression": "",
-    "multi-label-text-classification": "text-classification",
-    "text-regression": "text-classification",
-    "text-to-text": "",
-    "language-modeling": "text-generation",
-    "chat": "text-generation",
-}
-"""The hub's name for what a task does, where it is not the task's own."""
 
 PURPOSE = {
     "image-classification": "Says which one of {n} classes an image shows",
@@ -53,9 +43,9 @@ def text(
     recipe: Recipe, job: Job, result: Mapping[str, Any], environment: Mapping[str, Any]
 ) -> str:
     """Return the card of a run as Markdown with YAML front matter."""
-    backbone = _origin(recipe, job)
+    backbone = front_matter.origin(recipe, job)
     parts = [
-        f"---\n{front_matter(result, backbone)}\n---",
+        f"---\n{front_matter.written(result, backbone)}\n---",
         f"# {inert(result['name'])}",
         _purpose(result, backbone),
         "## Results",
@@ -65,31 +55,13 @@ def text(
         _data(result),
         "## Training",
         _training(recipe, result, backbone, environment),
-        "## How to load it",
+        CURVES if "epochs" in result["training"] else "",
+        LOADING,
         loading.text(result, backbone),
         "## How to make it again",
         _again(recipe, result, environment),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _origin(recipe: Recipe, job: Job) -> dict[str, Any]:
-    """Return where the model comes from, and how its library makes it; no local path is in it.
-
-    `id` and `revision` are there only where the weights are the hub's own.
-    """
-    value = recipe.backbone
-    weights = getattr(value, "weights", None)
-    words = {"none": "random weights", "pretrained": "", None: ""}
-    side = getattr(value, "img_size", None)
-    size = {"img_size": side} if side else {}
-    kind = getattr(value, "kind", "")
-    return {
-        "library": kind if kind in ("timm", "transformers") else None,
-        "weights": words.get(weights, "weights of a local file"),
-        "arguments": {**getattr(value, "args", {}), **size},
-        **job.network.origin,
-    }
 
 
 def inert(name: object, longest: int = 80) -> str:
@@ -98,66 +70,6 @@ def inert(name: object, longest: int = 80) -> str:
     shown = shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     # What may begin a mark, a link or a mention, or end a cell; & and ; belong to the above.
     return re.sub(r"([\\`*_\[\]#|~$:@]|(?<=www)\.)", r"\\\1", shown)
-
-
-def front_matter(result: Mapping[str, Any], backbone: Mapping[str, Any]) -> str:
-    """Return the YAML that the hub reads: what the model is, and its test metrics."""
-    from huggingface_hub import ModelCardData
-
-    source, task = result["data"]["source"], result["task"]
-    pipeline = PIPELINES.get(task, task)
-    library = backbone.get("library")
-    data = ModelCardData(
-        base_model=backbone.get("id"),
-        datasets=[source["id"]] if source.get("id") else None,
-        eval_results=_evaluations(result, pipeline or task),
-        library_name=library,
-        license=_license(source, backbone),
-        metrics=[result["metric"].lstrip("-")],
-        model_name=wording.label(result["name"]),
-        pipeline_tag=pipeline or None,
-        tags=[tag for tag in (task, library, result["method"], "finetune") if tag],
-    )
-    return str(data.to_yaml()).strip()
-
-
-def _evaluations(result: Mapping[str, Any], task: str) -> list[Any]:
-    """Return the metrics of the test split for the model index."""
-    from huggingface_hub import EvalResult
-
-    source, about = result["data"]["source"], result["data"]
-    name = wording.label(source.get("title") or source.get("name") or source.get("id") or "data")
-    known = {
-        metric: figure
-        for metric, figure in result["test"].items()
-        if metric != "per_class" and isinstance(figure.get("value"), (int, float))
-    }
-    return [
-        EvalResult(
-            task_type=task,
-            dataset_type=source.get("id") or re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-"),
-            dataset_name=name,
-            dataset_split="test",
-            dataset_revision=source.get("revision"),
-            dataset_args={"fingerprint": about["fingerprint"]},
-            metric_type=metric,
-            metric_name=wording.metric(metric),
-            metric_value=figure["value"],
-            metric_args={key: figure.get(key) for key in ("n", "low", "high")},
-        )
-        for metric, figure in known.items()
-    ]
-
-
-def _license(*sources: Mapping[str, Any]) -> str | None:
-    """Return the licence where data and backbone agree on one, or only one of them says any."""
-    found = set()
-    for source in sources:
-        said = source.get("license")
-        for one in said if isinstance(said, list) else [said]:
-            if isinstance(one, str) and re.fullmatch(r"[a-z0-9.\-]+", one) and one != "unknown":
-                found.add(one)
-    return (found.pop() if len(found) == 1 else "other") if found else None
 
 
 def _purpose(result: Mapping[str, Any], backbone: Mapping[str, Any]) -> str:
@@ -191,7 +103,10 @@ def _scores(result: Mapping[str, Any]) -> str:
     head += [f"baseline: {inert(name)}" for name in baselines]
     columns = [result["test"], result["validation"], *baselines.values()]
     rows = [
-        [inert(wording.metric(name)), *(_figure(name, scores.get(name, {})) for scores in columns)]
+        [
+            inert(wording.metric(name)),
+            *(wording.figure(name, scores.get(name, {})) for scores in columns),
+        ]
         for name in result["test"]
         if name != "per_class"
     ]
@@ -215,11 +130,6 @@ def _scores(result: Mapping[str, Any]) -> str:
     return "\n\n".join(lines)
 
 
-def _figure(name: str, figure: Mapping[str, Any]) -> str:
-    bounds, value = wording.interval(name, figure), wording.value(name, figure.get("value"))
-    return f"{value} ({bounds})" if bounds else value
-
-
 def _classes(result: Mapping[str, Any], one: str) -> list[str]:
     """Return the table of classes, or what else has figures, and what is most often mixed up."""
     parts: list[str] = []
@@ -234,7 +144,7 @@ def _classes(result: Mapping[str, Any], one: str) -> list[str]:
         rows = [
             [
                 inert(name),
-                *(_figure("", every[name][k]) for k in ("recall", "precision", "f1")),
+                *(wording.figure("", every[name][k]) for k in ("recall", "precision", "f1")),
                 f"{every[name]['n']:,}",
             ]
             for name in shown
@@ -310,9 +220,8 @@ def _again(recipe: Recipe, result: Mapping[str, Any], environment: Mapping[str, 
         f"{name} {number}" for name, number in environment.get("versions", {}).items()
     )
     with_what = f"Python {environment.get('python', '?')}" + (f", {versions}" if versions else "")
-    try:
-        public = plain_yaml.write(_public(plain_yaml.read(recipe.to_yaml()), result))
-    except RecipeError:
+    public = public_recipe(recipe, result)
+    if not public:
         return (
             "The recipe holds objects of a script, which run it again; as YAML it cannot be "
             f"written. It was run with {with_what}."
@@ -322,6 +231,32 @@ def _again(recipe: Recipe, result: Mapping[str, Any], environment: Mapping[str, 
         f"`finetune finetune recipe=recipe.yaml`. It was run with {with_what}.\n\n"
         + fenced(public, "yaml")
     )
+
+
+def public_recipe(recipe: Recipe, result: Mapping[str, Any]) -> str:
+    """Return a recipe as YAML without paths of this machine and secrets; empty if it is a script's.
+
+    Where its run was pushed to is nobody else's business either.
+    """
+    try:
+        content = plain_yaml.read(recipe.to_yaml())
+    except RecipeError:
+        return ""
+    content.pop("hub", None)
+    return plain_yaml.write(_public(content, result))
+
+
+def published(text: str, repo: str, revision: str | None, *, adapter_only: bool) -> str:
+    """Return a card for the repository that holds the model, or only its adapter, at its root."""
+    before, title, rest = text.partition(f"\n\n{LOADING}\n\n")
+    if title:
+        examples, after, end = rest.partition("\n\n## ")
+        examples = loading.published(examples, repo, revision, adapter_only=adapter_only)
+        text = "".join([before, title, examples, after, end])
+    if adapter_only:
+        relation = "base_model_relation: adapter\n" if "\nbase_model: " in before else ""
+        text = re.sub(r"(?m)^library_name: .*\n", f"library_name: peft\n{relation}", text, count=1)
+    return text
 
 
 def _public(content: Any, result: Mapping[str, Any], key: str = "") -> Any:

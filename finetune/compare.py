@@ -3,59 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from finetune import console, tables, wording
-from finetune.errors import Interrupted, RecipeError, RunError
+from finetune import child, console, learning_curve, tables, wording
+from finetune.contender import Contender, gap, is_gain
+from finetune.errors import RecipeError, TrainingError
 from finetune.folder import write, write_json
-from finetune.intervals import Interval
-from finetune.recipe import Recipe, load
+from finetune.learning_curve import Curve
+from finetune.recipe import Recipe
 from finetune.report import comparison
 from finetune.run import Run
 
 CONTROL = "random weights"
 """Names the runs that start from no pretraining at all."""
-
-
-@dataclass(frozen=True)
-class Contender:
-    """One way of learning the same data: its finished runs, a run for each seed."""
-
-    name: str
-    runs: tuple[Run, ...]
-
-    def values(self, split: str) -> list[float]:
-        """Return the metric that chooses, seed by seed."""
-        name = self.runs[0].result["metric"].lstrip("-")
-        return [float(run.result[split][name]["value"]) for run in self.runs]
-
-    def mean(self, split: str) -> dict[str, Any]:
-        """Return the mean over seeds with its t interval: `{"value", "low", "high", "n"}`."""
-        return over_seeds(self.values(split))
-
-    @property
-    def seconds(self) -> float:
-        """Mean seconds of a whole run."""
-        return float(np.mean([run.result["cost"]["seconds"] for run in self.runs]))
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Return what it costs: seconds, memory, parameters that learn, bytes of the model."""
-        first = self.runs[0]
-        files = [path for path in first.model.rglob("*.safetensors") if path.is_file()]
-        return {
-            "seconds": self.seconds,
-            "peak_memory_bytes": max(r.result["cost"]["peak_memory_bytes"] for r in self.runs),
-            "trainable_parameters": first.result["parameters"]["trainable_parameters"],
-            "model_bytes": sum(path.stat().st_size for path in files),
-        }
 
 
 @dataclass(frozen=True)
@@ -67,16 +30,20 @@ class Comparison:
     """Starts with '-' where less is better."""
     contenders: tuple[Contender, ...]
 
-    def gap(self, one: Contender, other: Contender, split: str = "test") -> dict[str, Any]:
-        """Return by how much `one` exceeds `other`, paired by seed, with its t interval."""
-        pairs = zip(one.values(split), other.values(split), strict=True)
-        return over_seeds([a - b for a, b in pairs])
+    lrs: tuple[float, ...] = ()
+    """Learning rates that each method could choose from."""
+    curve: Curve | None = None
 
     def clearly_better(self, one: Contender, other: Contender, split: str) -> bool:
         """Return whether `one` beats `other` beyond chance over seeds."""
-        gap = self.gap(one, other, split)
-        bound = gap["high"] if self.metric.startswith("-") else gap["low"]
-        return bound is not None and (bound < 0 if self.metric.startswith("-") else bound > 0)
+        return is_gain(self.metric, gap(one, other, split))
+
+    @property
+    def taken(self) -> Contender:
+        """The cheapest of those that validation cannot tell from the best."""
+        best, *others = (c for c in self.contenders if c.name != CONTROL)
+        rivals = [c for c in others if not self.clearly_better(best, c, "validation")]
+        return min([best, *rivals], key=lambda c: c.seconds)
 
     def verdict(self) -> list[str]:
         """Return what to take, in plain sentences; validation chooses, the test is only told."""
@@ -87,8 +54,7 @@ class Comparison:
             sentences.append(
                 "One seed shows no spread: what is said here may be chance. Give seeds=0,1,2."
             )
-        rivals = [c for c in others if not self.clearly_better(best, c, "validation")]
-        cheapest = min([best, *rivals], key=lambda c: c.seconds)
+        cheapest = self.taken
         test = wording.value(name, cheapest.mean("test")["value"])
         if cheapest is best:
             words = "is best on validation" if others else "is the only one"
@@ -100,24 +66,31 @@ class Comparison:
                 f"{best.seconds / cheapest.seconds:.1f} times as long. The mean of "
                 f"{cheapest.name} on the test is {test}."
             )
+        if len(self.lrs) > 1 and cheapest.lr in (min(self.lrs), max(self.lrs)):
+            sentences.append(
+                f"{cheapest.name} chose {cheapest.lr:g}, which is at the edge of lrs=: one beyond "
+                "it may be better still."
+            )
         for control in (c for c in self.contenders if c.name == CONTROL):
-            gap = self._told(cheapest, control, "test")
+            told = self._told(cheapest, control, "test")
             if self.clearly_better(cheapest, control, "test"):
-                sentences.append(f"The pretrained weights pay: {gap} against random ones.")
+                sentences.append(f"The pretrained weights pay: {told} against random ones.")
             else:
                 sentences.append(
-                    f"The pretrained weights have not paid on this evidence: {gap} against random "
+                    f"The pretrained weights have not paid on this evidence: {told} against random "
                     "ones."
                 )
+        if self.curve is not None:
+            sentences.append(self.curve.answer())
         return sentences
 
     def _told(self, one: Contender, other: Contender, split: str) -> str:
-        return wording.difference(self.metric.lstrip("-"), self.gap(one, other, split))
+        return wording.difference(self.metric.lstrip("-"), gap(one, other, split))
 
     def pairs(self) -> Iterator[tuple[Contender, Contender, dict[str, Any]]]:
         """Yield each two contenders with the difference on the test, paired by seed."""
         for one, other in itertools.combinations(self.contenders, 2):
-            yield one, other, self.gap(one, other)
+            yield one, other, gap(one, other)
 
     def plain(self) -> dict[str, Any]:
         """Return all of it as plain values."""
@@ -129,14 +102,16 @@ class Comparison:
                     "runs": [run.path.name for run in c.runs],
                     "validation": c.mean("validation"),
                     "test": c.mean("test"),
-                    "test_rows": _rows(c),
+                    "test_rows": c.rows,
+                    "lr": c.lr,
                 }
                 | c.facts
                 for c in self.contenders
             ],
             "differences": [
-                {"of": a.name, "to": b.name, "test": gap} for a, b, gap in self.pairs()
+                {"of": a.name, "to": b.name, "test": found} for a, b, found in self.pairs()
             ],
+            "learning_curve": self.curve and self.curve.plain(),
             "verdict": self.verdict(),
         }
 
@@ -144,17 +119,23 @@ class Comparison:
         """Print the table, the differences and the verdict."""
         name = self.metric.lstrip("-")
         rows = [_cells(name, c) for c in self.contenders]
-        rows_tested = _rows(self.contenders[0])
+        head = HEAD
+        if self.lrs:
+            head = [*HEAD, "lr"]
+            rows = [[*row, learning_rate(c)] for row, c in zip(rows, self.contenders, strict=True)]
         seeds = len(self.contenders[0].runs)
         title = (
             f"{wording.metric(name)}, mean over {seeds} seeds with the 95 % t interval of the "
-            f"seeds; test n = {rows_tested:,}"
+            f"seeds; test n = {self.contenders[0].rows:,}"
         )
-        tables.show(title, HEAD, rows, right=range(3, len(HEAD)), whole=[0, 2])
+        tables.show(title, head, rows, right=range(3, len(head)), whole=[0, 2])
         gaps = [
-            [f"{a.name} over {b.name}", wording.difference(name, gap)] for a, b, gap in self.pairs()
+            [f"{a.name} over {b.name}", wording.difference(name, found)]
+            for a, b, found in self.pairs()
         ]
         tables.show("Differences on the test, paired by seed", ["", ""], gaps)
+        if self.curve is not None:
+            self.curve.show()
         for sentence in self.verdict():
             tables.say(f"\n{sentence}")
         tables.say(f"\nreport  {self.path / 'report.html'}")
@@ -163,9 +144,9 @@ class Comparison:
 HEAD = ["method", "validation", "test", "time", "memory", "learn", "model"]
 
 
-def _rows(contender: Contender) -> int:
-    result = contender.runs[0].result
-    return int(result["test"][result["metric"].lstrip("-")]["n"])
+def learning_rate(contender: Contender) -> str:
+    """Return the learning rate that was chosen, as text."""
+    return wording.UNKNOWN if contender.lr is None else f"{contender.lr:g}"
 
 
 def _cells(name: str, contender: Contender) -> list[str]:
@@ -173,33 +154,12 @@ def _cells(name: str, contender: Contender) -> list[str]:
     return [
         contender.name,
         wording.value(name, contender.mean("validation")["value"]),
-        _figure(name, contender.mean("test")),
+        wording.figure(name, contender.mean("test")),
         wording.duration(facts["seconds"]),
         wording.size(facts["peak_memory_bytes"]),
         wording.count(facts["trainable_parameters"]),
         wording.size(facts["model_bytes"]),
     ]
-
-
-def _figure(name: str, figure: Mapping[str, Any]) -> str:
-    bounds = wording.interval(name, figure)
-    return wording.value(name, figure["value"]) + (f" ({bounds})" if bounds else "")
-
-
-def over_seeds(values: Sequence[float]) -> dict[str, Any]:
-    """Return the mean with Student's t interval: `{"value", "low", "high", "n"}`.
-
-    One value has no interval; values without spread have one of no width.
-    """
-    mean = float(np.mean(values))
-    bounds: Interval = (None, None)
-    if len(values) > 1:
-        from scipy.stats import t
-
-        error = float(np.std(values, ddof=1)) / len(values) ** 0.5
-        reach = float(t.ppf(0.975, len(values) - 1)) * error
-        bounds = (mean - reach, mean + reach)
-    return {"value": mean, "low": bounds[0], "high": bounds[1], "n": len(values)}
 
 
 def compare(
@@ -208,35 +168,59 @@ def compare(
     seeds: Sequence[int] = (0, 1, 2),
     *,
     control: bool = False,
+    lrs: Sequence[float] = (),
+    curve: bool = False,
     output: str | Path | None = None,
 ) -> Comparison:
     """Fine-tune with each method and seed, all else as in the recipe, and compare the results.
 
     A seed is that of training (`train.seed`); the splits stay the same. Finished runs are not done
-    again, broken-off ones go on. `control` adds the recipe's own method from random weights. Raises
-    RecipeError for a method or seed that is not allowed, RunError where a run fails.
+    again, broken-off ones go on. `control` adds the recipe's own method from random weights. Of
+    `lrs` each method that learns by gradient descent takes the learning rate that is best on
+    validation with the first seed. `curve` runs the method to take on shares of the training rows.
+    Raises RecipeError for a method or seed that is not allowed, TrainingError or RunError where a
+    run fails.
     """
+    if recipe.hub.push:
+        raise RecipeError(
+            "compare pushes nothing: leave out hub.push, and push the run that you choose with "
+            "`finetune push run=DIR repo=user/name`."
+        )
     if not methods or not seeds:
         raise RecipeError("compare needs at least one method and one seed.")
     path = Path(output) if output else Path("runs") / f"compare-{recipe.name}-{recipe.digest}"
     plans = {_name(method): recipe.override(method=method) for method in methods}
     if control:
         plans[CONTROL] = recipe.override("backbone.weights=none")
-    contenders = []
+    if curve:
+        recipe.override("data.share=0.5")  # refused here, not after all runs
     steps = itertools.count(1)
+
+    def run(name: str, what: str, plan: Recipe, seed: int) -> Run:
+        console.say(f"{name}{what}, seed {seed} (run {next(steps)})")
+        folder = f"{name}{what}-{seed}".replace(", ", "-").replace(" ", "-").replace("/", "of")
+        return child.run(plan.override(f"train.seed={seed}"), path / folder)
+
+    contenders, tuned = [], {}
     for name, plan in plans.items():
-        runs = []
-        for seed in seeds:
-            folder = path / f"{name.replace(' ', '-')}-{seed}"
-            console.say(f"{name}, seed {seed} ({next(steps)} of {len(plans) * len(seeds)})")
-            runs.append(_run(plan.override(f"train.seed={seed}"), folder))
-        contenders.append(Contender(name, tuple(runs)))
+        lr = _chosen_lr(name, plan, lrs, seeds[0], run)
+        tuned[name] = plan if lr is None else plan.override(f"train.lr={lr}")
+        runs = tuple(run(name, _at(lr), tuned[name], seed) for seed in seeds)
+        contenders.append(Contender(name, runs, lr))
     metric = contenders[0].runs[0].result["metric"]
     sign = -1 if metric.startswith("-") else 1
     ranked = sorted(contenders, key=lambda c: -sign * c.mean("validation")["value"])
     # The control comes last: nobody would take it.
     ranked.sort(key=lambda c: c.name == CONTROL)
-    found = Comparison(path, metric, tuple(ranked))
+    found = Comparison(path, metric, tuple(ranked), tuple(lrs))
+    if curve:
+        taken = found.taken
+
+        def on_fewer(what: str, plan: Recipe, seed: int) -> Run:
+            return run(taken.name, _at(taken.lr) + what, plan, seed)
+
+        drawn = learning_curve.draw(tuned[taken.name], taken, seeds, on_fewer)
+        found = replace(found, curve=drawn)
     write_json(path / "compare.json", found.plain())
     write(path / "report.html", comparison.render(recipe, found))
     return found
@@ -246,22 +230,35 @@ def _name(method: Any) -> str:
     return method if isinstance(method, str) else str(method.kind)
 
 
-def _run(recipe: Recipe, folder: Path) -> Run:
-    """Return the finished run; it has a process of its own, so that its memory is its own."""
-    if (folder / "result.json").is_file() and load(folder) == recipe:
-        return Run.load(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    plan = folder.with_suffix(".yaml")
-    write(plan, recipe.to_yaml())
-    start = "import sys; from finetune.command import main; sys.exit(main())"
-    command = [sys.executable, "-c", start, "finetune", f"recipe={plan}", f"output={folder}"]
-    done = subprocess.run(command, stdout=subprocess.DEVNULL)
-    if done.returncode == Interrupted.exit_code:
-        raise Interrupted("Stopped; what was done is kept. Run the same command again to go on.")
-    if done.returncode:
-        raise RunError(f"The run in {folder} has failed: see the message above.")
-    plan.unlink()
-    return Run.load(folder)
+def _at(lr: float | None) -> str:
+    return "" if lr is None else f", lr {lr:g}"
+
+
+def _chosen_lr(
+    name: str,
+    plan: Recipe,
+    lrs: Sequence[float],
+    seed: int,
+    run: Callable[[str, str, Recipe, int], Run],
+) -> float | None:
+    """Return the learning rate that is best on validation; None where there is no choice.
+
+    One at which training goes wrong is left out; raises TrainingError if that leaves none.
+    """
+    if not lrs or not plan.method.descends:
+        return None
+    values: dict[float, float] = {}
+    for lr in lrs:
+        try:
+            tried = run(name, _at(lr), plan.override(f"train.lr={lr}"), seed)
+        except TrainingError as error:
+            console.say(f"{name} does not learn at {lr:g}: {error}")
+            continue
+        sign = -1 if tried.result["metric"].startswith("-") else 1
+        values[lr] = sign * Contender(name, (tried,)).values("validation")[0]
+    if not values:
+        raise TrainingError(f"{name} learns at none of lrs={','.join(f'{lr:g}' for lr in lrs)}.")
+    return max(values, key=lambda lr: values[lr])
 
 
 def seeds_of(text: str) -> list[int]:
@@ -273,3 +270,16 @@ def seeds_of(text: str) -> list[int]:
     if min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise RecipeError(f"seeds={text!r} is not allowed; give whole numbers such as seeds=0,1,2.")
     return seeds
+
+
+def lrs_of(text: str) -> list[float]:
+    """Return the learning rates that `1e-4,1e-3` lists; raise RecipeError for anything else."""
+    try:
+        lrs = [float(word) for word in text.split(",")]
+    except ValueError:
+        lrs = [0.0]
+    if not all(0 < lr < float("inf") for lr in lrs) or len(set(lrs)) < len(lrs):
+        raise RecipeError(
+            f"lrs={text!r} is not allowed; give different numbers above 0 such as lrs=1e-4,1e-3."
+        )
+    return lrs

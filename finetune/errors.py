@@ -6,18 +6,32 @@ FinetuneError              any of the below; the command line prints it and exit
 │   └── UnreadableInputs   rows that cannot be used, all of them, found before training
 ├── BackboneError          a model or weights that cannot be had
 ├── RunError               a run folder that is taken, changed, full or damaged
+├── HubError               a repository on the hub that cannot be pushed to
+├── ExportError            an export that does not answer as the run does, or cannot be made
 ├── TrainingError          a non-finite loss, a frozen weight that moved, memory that ran out
+├── NotReproduced          a run that came out otherwise than recorded or expected
 └── Interrupted            SIGTERM or Ctrl-C: the state is saved, the same command goes on
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
 SHOWN = 8
 """Names in a list that are written out."""
+
+SECRET = re.compile(
+    r"(?<![A-Za-z0-9])(hf_|sk-|ghp_|gho_|ghs_|github_pat_|api_org_)[A-Za-z0-9_-]{16,}"
+    r"|://[^/\s:@]+:[^/\s@]+@"
+)
+"""What access tokens, and addresses with a password, look like."""
+TOKEN_GIVEN = (
+    "A value looks like an access token or a password; recipes are saved and shared. "
+    "Put it into the environment variable HF_TOKEN, or use `hf auth login`."
+)
 
 
 class FinetuneError(Exception):
@@ -63,8 +77,24 @@ class RunError(FinetuneError):
     """The run folder cannot be used as asked."""
 
 
+class HubError(FinetuneError):
+    """A repository on the hub cannot be pushed to; the run is whole, and can be pushed again."""
+
+
 class TrainingError(FinetuneError):
     """Training went wrong; the last good state is kept."""
+
+    exit_code = 1
+
+
+class ExportError(FinetuneError):
+    """What was exported does not answer as the run does, or the export cannot be made."""
+
+    exit_code = 1
+
+
+class NotReproduced(FinetuneError):
+    """A recipe was run again, and its figures are not those recorded or expected."""
 
     exit_code = 1
 

@@ -70,7 +70,7 @@ def measure(
     rows = f"{which} of {name}: {count:,} rows"
     measured = Measured(scores, rows, splits.fingerprint, own, slices=parts)
     if own:
-        differences = tuple(_differences(run.result["test"], scores))
+        differences = tuple(changed_figures(run.result["test"], scores))
         reasons = tuple(_changes(run, same)) if differences else ()
         measured = replace(measured, differences=differences, reasons=reasons)
         _record(run, count, None if same else splits.fingerprint)
@@ -87,8 +87,8 @@ def _rows(
             return run.recipe, run.recipe.data.load(columns), ("test",)
         except DataError as error:
             raise DataError(f"{error} If the data of the run has moved: data=PATH") from error
-    moved = _with_data(run.recipe, data, overrides)
-    recipe = _with_data(_undivided(run.recipe), data, overrides)
+    moved = with_data(run.recipe, data, overrides)
+    recipe = with_data(_undivided(run.recipe), data, overrides)
     if moved.data != recipe.data:
         # The same data elsewhere is divided as the recipe says; other data may not have such rows.
         try:
@@ -118,13 +118,15 @@ def _undivided(recipe: Recipe) -> Recipe:
     if not isinstance(recipe.data, DataSource):
         return recipe
     fields = {
-        name: recipe.data.__class__.model_fields[name] for name in ("train", *SPLITS, "shots")
+        name: recipe.data.__class__.model_fields[name]
+        for name in ("train", *SPLITS, "shots", "share")
     }
     plain = {name: field.default for name, field in fields.items()}
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=plain)})
 
 
-def _with_data(recipe: Recipe, data: Any, overrides: Sequence[str]) -> Recipe:
+def with_data(recipe: Recipe, data: Any, overrides: Sequence[str]) -> Recipe:
+    """Return the recipe with other data; raise RecipeError for a key that is not of the data."""
     for text in overrides:
         if not text.startswith("data."):
             raise RecipeError(
@@ -164,7 +166,7 @@ def _scored(
         table = splits[split]
         if not len(table):
             continue
-        encoded = target.encode(table) if declared else _encoded(run, table, splits.classes)
+        encoded = target.encode(table) if declared else matched(run, table, splits.classes)
         labels = target.labels(encoded, sources[split])
         samples = Samples(sources[split], labels, encoded)
         how = samples, target, accelerator, recipe.train.eval_batch_size
@@ -192,7 +194,7 @@ class _Labels:
         return self.labels
 
 
-def _encoded(run: Run, table: Table, classes: tuple[str, ...] | None) -> Any:
+def matched(run: Run, table: Table, classes: tuple[str, ...] | None) -> Any:
     """Return the targets of other data, whose classes are matched to those of the run by name."""
     saved: Mapping[str, Any] = run.result["target"]
     if classes is None:
@@ -210,18 +212,19 @@ def _encoded(run: Run, table: Table, classes: tuple[str, ...] | None) -> Any:
     return run.recipe.task.recall(plain).encode(labels)
 
 
-def _differences(before: Mapping[str, Any], scores: Mapping[str, Any]) -> Iterator[str]:
+def changed_figures(before: Mapping[str, Any], scores: Mapping[str, Any]) -> Iterator[str]:
     """Yield a line for each figure that is not the same to the last digit."""
-    old, new = dict(_leaves(before)), dict(_leaves(json.loads(json.dumps(scores))))
+    old, new = dict(leaves(before)), dict(leaves(json.loads(json.dumps(scores))))
     for key in old | new:
         if old.get(key) != new.get(key):
             yield f"{key}: {old.get(key)} in result.json, {new.get(key)} now"
 
 
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield what nested mappings hold by dotted key."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            yield from _leaves(inner, f"{key}.{name}" if key else name)
+            yield from leaves(inner, f"{key}.{name}" if key else name)
     else:
         yield key, value
 
@@ -232,8 +235,8 @@ def _changes(run: Run, same: bool) -> Iterator[str]:
         yield "the data: its rows, or which of them are held out, have changed since"
     path = run.path / "environment.json"
     then = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    now = dict(_leaves(environment.describe()))
-    for key, value in _leaves(then):
+    now = dict(leaves(environment.describe()))
+    for key, value in leaves(then):
         if key in now and key != "git_commit" and now[key] != value:
             yield f"{key.removeprefix('versions.')}: {value} then, {now[key]} now"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -12,18 +11,12 @@ from typing import Annotated, Any, Literal
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from finetune.errors import nearest
+from finetune.errors import SECRET, nearest
 from finetune.schema import Noun, Value
 
 Node = dict[str, Any]
 
 _MISSING = object()
-
-SECRET = re.compile(
-    r"(?<![A-Za-z0-9])(hf_|sk-|ghp_|gho_|ghs_|github_pat_|api_org_)[A-Za-z0-9_-]{16,}"
-    r"|://[^/\s:@]+:[^/\s@]+@"
-)
-"""What access tokens, and addresses with a password, look like."""
 
 
 def members(annotation: Any) -> list[Any]:

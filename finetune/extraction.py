@@ -19,13 +19,16 @@ from finetune.environment import autocast
 from finetune.errors import TrainingError
 from finetune.freezing import digest
 from finetune.linear_head import fit_head
-from finetune.protocols import Array, Network, Source
+from finetune.protocols import Array, Network, Source, Split, Splits
 from finetune.samples import ahead
 
 if TYPE_CHECKING:
     from finetune.job import Job
 
-LAYOUT = 2
+Pooled = Callable[[dict[str, Tensor]], Tensor]
+"""From model inputs to one vector for each sample, (batch, width)."""
+
+LAYOUT = 3
 """Part of every key: a change of what is kept makes earlier files unused."""
 
 
@@ -38,35 +41,32 @@ def extract(
     batch_size: int = 64,
     device: torch.device | None = None,
     precision: str = "no",
-    pooled: Callable[[dict[str, Tensor]], Tensor] | None = None,
+    pooled: Pooled | None = None,
 ) -> Array:
     """Return what the head sees of every sample, or what `pooled` gives, (samples, width), float32.
 
     Computed once, in evaluation mode, and kept in `folder`: the same weights (head excluded),
     precision and `key` are read back. `key` names what else the features depend on: preprocessing,
-    data, split, pooling. Raises TrainingError if a feature is not finite.
+    data, split, pooling; also the "weights", where their hashes are known already. Raises
+    TrainingError if a feature is not finite.
     """
     device = device or next(network.module.parameters()).device
-    network.module.to(device).eval()
     if not len(source):
         raise TrainingError("There is no sample to extract features from.")
-
-    how = pooled or network.features, source, batch_size, device, precision
-    heads = tuple(f"{name}." for name in network.head())
-    tensors = network.module.state_dict().items()
+    how = batch_size, device, precision, pooled
     whole = dict(key) | {
         "layout": LAYOUT,
-        "weights": {n: digest(t) for n, t in tensors if not n.startswith(heads)},
+        "weights": key["weights"] if "weights" in key else weights(network),
         "precision": precision,
         "device": device.type,
         "samples": len(source),
     }
     with kept.held(folder, "features", whole) as path:
         if (found := _read(path)) is not None:
-            first = _computed(np.arange(min(kept.CHECKED, len(source))), *how)
+            first = compute(network, source, min(kept.CHECKED, len(source)), *how)
             if kept.agree(torch.from_numpy(found[: len(first)]), torch.from_numpy(first)):
                 return found
-        features = _computed(np.arange(len(source)), *how)
+        features = compute(network, source, len(source), *how)
         bad = np.flatnonzero(~np.isfinite(features).all(1))
         if len(bad):
             raise TrainingError(
@@ -74,6 +74,7 @@ def extract(
                 f"is row {bad[0]}). Try train.precision=no, or check the weights of the backbone."
             )
         try:
+            kept.make_room(folder, features.nbytes)
             with kept.written_aside(path) as aside, aside.open("wb") as file:
                 np.save(file, features)
         except OSError as error:
@@ -81,29 +82,48 @@ def extract(
     return features
 
 
-def _computed(
-    rows: Array,
-    pooled: Callable[[dict[str, Tensor]], Tensor],
+def compute(
+    network: Network,
     source: Source,
+    samples: int,
     batch_size: int,
     device: torch.device,
     precision: str,
+    pooled: Pooled | None = None,
 ) -> Array:
-    """Return the features of these samples; those of like length are computed together."""
-    order = rows if source.lengths is None else rows[np.argsort(-source.lengths[rows])]
-    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    parts, depth = [], 0 if device.type == "cpu" else 2
-    with torch.inference_mode(), console.Bar("extracting features", len(order)) as bar:
-        for raw in ahead(lambda batch: source.read(batch, 0), batches, depth):
+    """Return the features of the first samples, (samples, width); a batch holds like lengths."""
+    network.module.to(device).eval()
+    pooled = pooled or network.features
+    rows = np.arange(samples)
+    if source.lengths is not None:
+        rows = np.argsort(-source.lengths[:samples], kind="stable")
+
+    def read(start: int) -> dict[str, Tensor]:
+        return source.read(rows[start : start + batch_size], 0)
+
+    starts, depth = range(0, samples, batch_size), 0 if device.type == "cpu" else 2
+    parts = []
+    with torch.inference_mode(), console.Bar("extracting features", samples) as bar:
+        for raw in ahead(read, starts, depth):
             moved = {name: t.to(device, non_blocking=True) for name, t in raw.items()}
             with autocast(device, precision):
                 features = pooled(source.finish(moved))
             parts.append(features.float().cpu().numpy())
             bar.advance(len(features))
-    together = np.concatenate(parts)
-    result = np.empty_like(together)
-    result[np.searchsorted(rows, order)] = together
-    return result
+    return np.concatenate(parts)[np.argsort(rows)]
+
+
+def weights(network: Network) -> dict[str, str]:
+    """Return hashes of all that the features of a network depend on in it: all but its head."""
+    heads = tuple(f"{name}." for name in network.head())
+    tensors = network.module.state_dict().items()
+    return {name: digest(tensor) for name, tensor in tensors if not name.startswith(heads)}
+
+
+def of_split(network: Network, source: Source, splits: Splits, split: Split, **how: Any) -> Array:
+    """Return the features of a whole split, (samples, width); `how` goes to `extract`."""
+    key = {"inputs": repr(network.inputs), "data": splits.fingerprint, "split": split}
+    return extract(network, source, build.cache_folder() / "features", key, **how)
 
 
 def _read(path: Path) -> Array | None:
@@ -125,17 +145,10 @@ def fit_probe(job: Job, device: torch.device, precision: str) -> dict[str, Any]:
     The strength of the penalty is chosen on validation. Returns the strengths that were tried.
     """
     plain = build.open_split(job.recipe, job.network, job.splits, "train", augmented=False)
+    sources: dict[Split, Source] = {"train": plain, "validation": job.samples["validation"].source}
+    how = {"batch_size": job.train.eval_batch_size, "device": device, "precision": precision}
     train, validation = (
-        extract(
-            job.network,
-            source,
-            build.cache_folder() / "features",
-            {"inputs": repr(job.network.inputs), "data": job.splits.fingerprint, "split": split},
-            batch_size=job.train.eval_batch_size,
-            device=device,
-            precision=precision,
-        )
-        for split, source in (("train", plain), ("validation", job.samples["validation"].source))
+        of_split(job.network, source, job.splits, split, **how) for split, source in sources.items()
     )
     last: Any = job.network.module.get_submodule(job.network.head()[0])
     head = fit_head(

@@ -31,17 +31,42 @@ def write(recipe: Recipe, output: str | Path) -> int:
     DataError if `output` is no .parquet file, is there already, or cannot be written.
     """
     path = writing.check(output, (".parquet",))
-    precision, device = environment.precision(recipe.train.precision), environment.device()
     splits, target = _loaded(recipe)
     for note in splits.notes:
         console.say(note)
+    features, splits = computed(recipe, splits, target)
+    for name, rows in splits.left_out.items():
+        console.say(f"{len(rows)} unreadable inputs were left out of the {name} split.")
+    first: dict[str, Any] = {"split": "", "row": 0}
+    labelled = target is not None and "label" in recipe.task.columns
+    if labelled:
+        labels = _labels(splits.train, splits.classes)
+        first["label"] = next((label for label in labels if label != []), "")
+    first["features"] = features["train"][0]
+    written = 0
+    with writing.Writer(path, first) as file:
+        for split in SPLITS:
+            for chunk in _chunks(splits, split, features[split], labelled=labelled):
+                file.write(chunk)
+                written += len(chunk)
+    console.say(f"Wrote {len(first['features'])} features of each of {written:,} rows to {output}.")
+    return written
+
+
+def computed(
+    recipe: Recipe, splits: Splits, target: Target | None
+) -> tuple[dict[Split, Array], Splits]:
+    """Return the pooled features of each split, (rows, width) float32, kept and read back as those
+    of a run are, and the splits without unreadable rows.
+
+    Raises RecipeError if a row is not one sample, and what building the backbone raises.
+    """
+    precision, device = environment.precision(recipe.train.precision), environment.device()
     torch.manual_seed(recipe.train.seed)  # as a run does: random weights are then the same
     outputs, classes = (target.num_outputs, target.classes) if target else (1, None)
     network = recipe.backbone.build(outputs, classes, recipe.task.form)
     network.tune_for(device, precision)
     sources, splits = build.open_splits(recipe, network, splits, augmented=False)
-    for name, rows in splits.left_out.items():
-        console.say(f"{len(rows)} unreadable inputs were left out of the {name} split.")
     if any(len(sources[split]) != len(splits[split]) for split in SPLITS):
         raise RecipeError(
             f"With task={recipe.task.kind} a row is not one sample, and has no features of its "
@@ -52,7 +77,7 @@ def write(recipe: Recipe, output: str | Path) -> int:
     pooled = getattr(network, "embeddings", None)
     if pooled is not None:
         key["pooling"] = getattr(network, "embedding", "")
-    computed = {
+    features = {
         split: extraction.extract(
             network,
             sources[split],
@@ -65,20 +90,7 @@ def write(recipe: Recipe, output: str | Path) -> int:
         )
         for split in SPLITS
     }
-    first: dict[str, Any] = {"split": "", "row": 0}
-    labelled = target is not None and "label" in recipe.task.columns
-    if labelled:
-        labels = _labels(splits.train, splits.classes)
-        first["label"] = next((label for label in labels if label != []), "")
-    first["features"] = computed["train"][0]
-    written = 0
-    with writing.Writer(path, first) as file:
-        for split in SPLITS:
-            for chunk in _chunks(splits, split, computed[split], labelled=labelled):
-                file.write(chunk)
-                written += len(chunk)
-    console.say(f"Wrote {len(first['features'])} features of each of {written:,} rows to {output}.")
-    return written
+    return features, splits
 
 
 def _loaded(recipe: Recipe) -> tuple[Splits, Target | None]:

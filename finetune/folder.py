@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ class Folder:
         self.path = path
         self.checkpoints = Checkpoints(path / "state")
         self.sentences: list[str] = []
+        self.listeners: list[Callable[[dict[str, Any]], None]] = []
+        """Called with each line of the log, on the first process."""
         self.stop_asked = False
         self.stop_can_wait = False
 
@@ -54,6 +56,8 @@ class Folder:
         if console.is_main():
             with self.log_path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(facts) + "\n")
+            for listener in self.listeners:
+                listener(facts)
 
     def flushed_log(self) -> int:
         """Wait until the disk has the log, and return its length in bytes for a checkpoint."""
@@ -113,20 +117,20 @@ def opened(path: Path, recipe: Recipe) -> Iterator[Folder]:
     another recipe, with the difference; Interrupted on SIGTERM or Ctrl-C.
     """
     folder = Folder(path)
-    with _stoppable(folder), _told_if_full(path):
+    with _stoppable(folder), told_if_full(path):
         if not console.is_main():
             environment.wait_for_everyone()
             yield folder
             return
         _refuse_others(path)
-        with _locked(path):
+        with locked(path):
             _match(folder, recipe)
             environment.wait_for_everyone()  # the others must not see what was there before
             yield folder
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Make the folder and hold it; the system lets go of it however this process ends."""
     from filelock import FileLock, Timeout
 
@@ -236,7 +240,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
-def _told_if_full(path: Path) -> Iterator[None]:
+def told_if_full(path: Path) -> Iterator[None]:
     """Turn the errors of a full disk, whichever file met it, into RunError."""
     try:
         yield

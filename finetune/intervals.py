@@ -41,9 +41,10 @@ def wilson(hits: float, n: float) -> Interval:
     return float(low), float(high)
 
 
-def unless_perfect(bounds: Interval, n: float) -> Interval:
-    """Return the interval, or Wilson's of n hits in n where the score is 1 in every resample."""
-    return wilson(n, n) if bounds == (1.0, 1.0) else bounds
+def of_share(bounds: Interval, n: float) -> Interval:
+    """Return the interval, or Wilson's of n or no hits in n where all resamples are 1 or all 0."""
+    low, high = bounds
+    return wilson(low * n, n) if low is not None and low == high and low in (0, 1) else bounds
 
 
 def resamples(n: int, seed: int = 0) -> Iterator[Array]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+from finetune.images.store import disk_limit
 
 CHECKED = 8
 """Samples that are computed again when a file is read back: a key cannot hold a model's code."""
@@ -44,3 +48,22 @@ def agree(kept: Tensor, fresh: Tensor) -> bool:
         return False
     fresh = fresh.float().cpu()
     return bool((kept.float() - fresh).norm() <= 0.02 * fresh.norm())
+
+
+def make_room(folder: Path, size: int) -> None:
+    """Remove the files used least recently until `size` bytes more are within the limit.
+
+    That is FINETUNE_CACHE_GB, and half of the free disk. Who reads a removed file keeps it open.
+    Raises OSError where even then there is no room.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    allowed = min(disk_limit(), shutil.disk_usage(folder).free // 2)
+    if size > allowed:
+        needed = f"they need {size / 1e9:.3g} GB, and {allowed / 1e9:.3g} GB are allowed"
+        raise OSError(errno.ENOSPC, needed)
+    files = [path for path in folder.glob("[!.]*") if path.suffix != ".lock"]
+    total = size
+    for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
+        total += path.stat().st_size
+        if total > disk_limit():
+            path.unlink(missing_ok=True)

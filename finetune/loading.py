@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -138,6 +139,29 @@ def text(result: Mapping[str, Any], backbone: Mapping[str, Any]) -> str:
     if result["method"] == "lora":
         parts += _adapter(result, backbone)
     return "\n\n".join(parts)
+
+
+def published(text: str, repo: str, revision: str | None, *, adapter_only: bool) -> str:
+    """Return the examples of a card for a repository on the hub, where there is no FOLDER."""
+    if adapter_only:
+        examples = [
+            part for part in re.findall(r"```python\n.*?\n```", text, re.DOTALL) if "peft" in part
+        ]
+        text = "\n\n".join(
+            ["With PEFT:", *examples]
+            if examples
+            else [f"`PeftModel.from_pretrained(model, '{repo}')` puts it on its backbone."]
+        ).replace("FOLDER/adapter", "FOLDER")
+    at = f', revision="{revision}"' if revision else ""
+    changes = {
+        r"`FOLDER` is the folder[^\n]*?(?=With )": "",
+        '"local-dir:FOLDER"': f'"hf-hub:{repo}{f"@{revision}" if revision else ""}"',
+        '"FOLDER/adapter"': f'"{repo}", subfolder="adapter"{at}',
+        '"FOLDER"': f'"{repo}"{at}',
+    }
+    for found, instead in changes.items():
+        text = re.sub(found, lambda _, instead=instead: instead, text)  # type: ignore[misc]
+    return text
 
 
 def _adapter(result: Mapping[str, Any], backbone: Mapping[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +42,15 @@ LOOK = 10
 class Fit:
     """Training of one job in one run folder."""
 
-    def __init__(self, job: Job, folder: Folder, accelerator: Accelerator) -> None:
+    def __init__(
+        self,
+        job: Job,
+        folder: Folder,
+        accelerator: Accelerator,
+        watch: Callable[[int, float], None] | None = None,
+    ) -> None:
         self.job, self.folder, self.accelerator = job, folder, accelerator
+        self.watch = watch
         self.train, self.module, self.samples = job.train, job.module, job.samples["train"]
         average = None
         if self.train.ema:  # a copy, made before Accelerate replaces the module's forward
@@ -284,6 +291,8 @@ class Fit:
         if self.at.best is None or value > self.at.best or math.isnan(self.at.best):
             self.at.best, self.at.best_epoch = value, self.at.epoch
             self.state.best = {k: v.cpu().clone() for k, v in learned(module).items()}
+        if self.watch is not None:
+            self.watch(self.at.epoch, value)
 
     @property
     def seconds(self) -> float:

@@ -25,6 +25,8 @@ class Entry:
     value: Function
     proportion: bool = False
     """The value is a share of the n samples."""
+    share: bool = False
+    """The value lies in 0 to 1, and at either end no resample of the rows moves it."""
     rows: Function | None = None
     """Per-sample rows (n, columns) whose means `combine` turns into the metric."""
     combine: Combine = lambda means: means[0]

@@ -192,7 +192,7 @@ _NO_LABEL = "no label is there, and none was predicted"
 
 def _f1(average: str, combine: Combine) -> Entry:
     f1 = _on_decisions(metrics.f1_score, average=average, zero_division=np.nan)
-    return Entry(f1, rows=confusion, combine=combine, reason=_NO_LABEL)
+    return Entry(f1, share=True, rows=confusion, combine=combine, reason=_NO_LABEL)
 
 
 def _macro_f1(means: Array) -> Any:
@@ -210,13 +210,19 @@ TABLE: dict[Kind, dict[str, Entry]] = {
             reason="there are no more than five classes",
         ),
         "macro_f1": Entry(
-            _on_decisions(metrics.f1_score, average="macro"), rows=confusion, combine=_macro_f1
+            _on_decisions(metrics.f1_score, average="macro"),
+            share=True,
+            rows=confusion,
+            combine=_macro_f1,
         ),
         "micro_f1": Entry(_on_decisions(metrics.f1_score, average="micro"), proportion=True),
         "balanced_accuracy": Entry(
-            _on_decisions(metrics.balanced_accuracy_score), rows=confusion, combine=_mean_recall
+            _on_decisions(metrics.balanced_accuracy_score),
+            share=True,
+            rows=confusion,
+            combine=_mean_recall,
         ),
-        "auroc": Entry(_auroc, gradient=_auroc_gradient, reason=_MISSING),
+        "auroc": Entry(_auroc, share=True, gradient=_auroc_gradient, reason=_MISSING),
         "log_loss": Entry(
             lambda given, true: metrics.log_loss(true, given, labels=np.arange(given.shape[1])),
             rows=_log_loss_rows,
@@ -224,7 +230,10 @@ TABLE: dict[Kind, dict[str, Entry]] = {
         "ece": mean_of(_calibration_rows, lambda means: np.abs(means).sum(0)),
         "brier": mean_of(_brier_rows),
         "matthews_correlation": Entry(
-            _on_decisions(metrics.matthews_corrcoef), rows=confusion, combine=_matthews
+            _on_decisions(metrics.matthews_corrcoef),
+            share=True,
+            rows=confusion,
+            combine=_matthews,
         ),
         "cohen_kappa": Entry(_on_decisions(metrics.cohen_kappa_score), asked=True),
     },
@@ -236,11 +245,15 @@ TABLE: dict[Kind, dict[str, Entry]] = {
         ),
         "macro_average_precision": Entry(
             _average_precision,
+            share=True,
             gradient=_average_precision_gradient,
             reason="no sample has any label here",
         ),
         "macro_auroc": Entry(
-            _auroc, gradient=_auroc_gradient, reason="no label is both there and not there"
+            _auroc,
+            share=True,
+            gradient=_auroc_gradient,
+            reason="no label is both there and not there",
         ),
         "hamming_loss": Entry(_on_decisions(metrics.hamming_loss), asked=True),
     },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,6 +15,7 @@ from finetune import baselines, calibration, card, environment, gate, mistakes, 
 from finetune.folder import write, write_json
 from finetune.freezing import manifest
 from finetune.loop import predict
+from finetune.report import picture
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -136,22 +137,30 @@ def padding(job: Job) -> dict[str, float]:
 
 
 def publish(
-    folder: Folder, job: Job, result: dict[str, Any], predictions: Array, network: Network
+    folder: Folder,
+    job: Job,
+    result: dict[str, Any],
+    predictions: Array,
+    rungs: Mapping[str, baselines.Rung],
+    network: Network | None,
 ) -> None:
     """Write the pages that a person reads, and last the result, which ends the run.
 
-    `network` is the saved model, which gave the predictions on the test split.
+    `rungs` are the baselines that the backbone gives without training, and `network` is the saved
+    model, which gave the predictions on the test split and is explained where it is given.
     """
-    surroundings = environment.describe() | {"argv": sys.argv[1:]}
+    surroundings = environment.describe() | {"argv": environment.arguments()}
     write_json(folder.path / "environment.json", surroundings)
-    result["baselines"] = baselines.scores(job, predictions)
+    result["baselines"] = baselines.scores(job, predictions, rungs)
     columns = slices.cells([job.splits.test], job.recipe.slices)
     truth = job.samples["test"].truth
     result["slices"] = slices.scores(job.target.native, predictions, truth, columns)
     shown = job.target.evidence(predictions, truth)
     result["confused"] = mistakes.confused(shown.confusion, job.target.classes)
     text = card.text(job.recipe, job, result, surroundings)
+    if drawn := picture.curves(folder.log_path, result):
+        (folder.path / "curves.png").write_bytes(drawn)
     write(folder.path / "README.md", text)
-    write(folder.model / "README.md", text)
+    write(folder.model / "README.md", text.replace(f"{card.CURVES}\n\n", ""))
     report.write(folder.path, job, result, predictions, network)
     write_json(folder.path / "result.json", result)

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from finetune import explain
-from finetune.errors import FinetuneError, RecipeError, nearest
+from finetune.errors import SECRET, TOKEN_GIVEN, FinetuneError, RecipeError, nearest
 from finetune.explain import Node
 from finetune.schema import Noun, Value
 
@@ -71,11 +71,8 @@ def _pairs(texts: Iterable[str], wrong: list[str]) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for text in texts:
         key, equals, value = (part.strip() for part in text.partition("="))
-        if explain.SECRET.search(text):
-            wrong.append(
-                "A value looks like an access token or a password; recipes are saved and shared. "
-                "Put it into the environment variable HF_TOKEN, or use `hf auth login`."
-            )
+        if SECRET.search(text):
+            wrong.append(TOKEN_GIVEN)
         elif not equals or not key:
             wrong.append(f"{explain.shown(text)} is not an override; write key=value.")
         elif key in pairs:
@@ -184,6 +181,12 @@ def _set_text(cls: type[Value], root: Node, key: str, text: str) -> set[str]:
         )
     place.node[place.name] = convert(key, text, place.field.annotation)
     return {key}
+
+
+def annotation(recipe: Value, key: str) -> Any:
+    """Return the type of what a dotted key sets; raise RecipeError, with the nearest, for none."""
+    place = _locate(type(recipe), explain.tree(recipe), key)
+    return _entry_type(place.field) if place.entry else place.field.annotation
 
 
 def _is_union(field: FieldInfo) -> bool:

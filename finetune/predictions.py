@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from finetune import console, environment, tables
+from finetune import console, environment, tables, wording
 from finetune.data import stream, text_stream, writing
 from finetune.data.columns import TRUTH
 from finetune.data.rows import Ask, Row, Stream, asked
@@ -204,7 +205,12 @@ def run_command(
     if output is None:
         show(run, rows, number)
         return
+    began = time.monotonic()
     count, failed = write(run, rows, output, number)
-    console.say(f"Wrote {count:,} predictions to {output}.")
+    seconds = time.monotonic() - began
+    console.say(
+        f"Wrote {count:,} predictions to {output}: {count / seconds:,.0f} per second, with at most "
+        f"{wording.size(environment.peak_memory())} of memory."
+    )
     if failed:
         console.say(f"{failed:,} inputs could not be read: the column `error` says why.")

@@ -206,6 +206,11 @@ class Network(Protocol):
         """Return the names of the modules that are as new as the head, itself among them."""
         ...
 
+    @property
+    def head_is_pretrained(self) -> bool:
+        """Whether the head comes with the weights, so that the model answers before training."""
+        ...
+
     def lora_targets(self) -> str:
         """Return a regular expression over module names: where LoRA belongs in this family."""
         ...

@@ -25,6 +25,7 @@ from finetune import explain, override, protocols
 from finetune.backbones import AnyBackbone
 from finetune.data import AnyData
 from finetune.errors import RecipeError, nearest
+from finetune.hub import Hub
 from finetune.methods import AnyMethod, Full
 from finetune.schema import Value, accepts
 from finetune.tasks import AnyTask
@@ -97,6 +98,8 @@ class Recipe(Value):
     """Columns of the data by whose values the test figures are told apart, with the worst slice."""
     trust_remote_code: bool = False
     """Allow metrics by hub name to run their authors' code; their revision must be pinned."""
+    hub: Hub = Hub()
+    """Where the finished model is pushed to; the run folder does not depend on it."""
 
     @field_validator("slices", mode="before")
     @classmethod
@@ -122,7 +125,8 @@ class Recipe(Value):
                     f"{type(value).__name__}, which only Python can make. Keep it in a .py file "
                     "with `recipe = Recipe(...)` and give that as recipe=FILE.py."
                 )
-        return plain_yaml.write(_kind_first(self.model_dump(mode="json")))
+        content = self.model_dump(mode="json", exclude={"hub"} if self.hub == Hub() else None)
+        return plain_yaml.write(_kind_first(content))
 
     @classmethod
     def from_yaml(cls, text: str) -> Self:
@@ -133,8 +137,9 @@ class Recipe(Value):
 
     @property
     def digest(self) -> str:
-        """Eight hexadecimal digits of the SHA-256 over every value of the recipe."""
-        plain = {k: v if _is_plain(v) else _words(v) for k, v in explain.leaves(self).items()}
+        """Eight hexadecimal digits of the SHA-256 over every value that decides what is learned."""
+        trained = {k: v for k, v in explain.leaves(self).items() if not k.startswith("hub.")}
+        plain = {k: v if _is_plain(v) else _words(v) for k, v in trained.items()}
         text = json.dumps(plain, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -193,8 +198,15 @@ def names() -> list[str]:
 
 def story(name: str) -> str:
     """Return the first line of a shipped recipe's docstring, without running the recipe."""
-    source = (_shipped() / f"{name.replace('-', '_')}.py").read_text("utf-8")
-    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+    return docstring(name).partition("\n")[0]
+
+
+def docstring(spec: str) -> str:
+    """Return what a shipped recipe or a `.py` file says of itself, without running it."""
+    path = Path(spec).expanduser()
+    if spec.replace("_", "-") in names():
+        path = _shipped() / f"{spec.replace('-', '_')}.py"
+    return ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
 
 
 def load(spec: str | Path) -> Recipe:

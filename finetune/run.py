@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune import summary
+from finetune import hub, override, published, summary
 from finetune.data.paths import similar
 from finetune.errors import RunError
+from finetune.hub import Hub, is_name
+from finetune.methods import lora
 from finetune.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -26,11 +28,16 @@ class Run:
 
     @classmethod
     def load(cls, path: str | Path, recipe: Recipe | None = None) -> Run:
-        """Read a run folder; `recipe` is needed where it holds objects that YAML cannot.
+        """Read a run folder, or what was pushed as `user/name` or `user/name@revision`.
 
-        Raises RunError if it is no run folder, or its run is not finished.
+        `recipe` is needed where it holds objects that YAML cannot. Raises RunError if it is no run
+        folder, or its run is not finished, BackboneError if the hub does not have it.
         """
         folder = Path(path)
+        # A path such as runs/photos looks like a name on the hub: `runs` being here tells.
+        remote = is_name(str(path).partition("@")[0]) and not folder.parent.is_dir()
+        if remote:
+            folder = published.fetch(str(path))
         if not (folder / "recipe.yaml").is_file():
             hint = "" if folder.is_dir() else similar(str(folder))
             raise RunError(f"{folder} is no run folder: there is no recipe.yaml in it{hint or '.'}")
@@ -41,6 +48,7 @@ class Run:
             )
         if recipe is None:
             recipe = Recipe.from_yaml((folder / "recipe.yaml").read_text("utf-8"))
+            recipe = published.without_trust(recipe) if remote else recipe
         return cls(folder, recipe, json.loads((folder / "result.json").read_text("utf-8")))
 
     @property
@@ -54,8 +62,9 @@ class Run:
 
     @property
     def model(self) -> Path:
-        """The folder of the saved model."""
-        return self.path / "model"
+        """The folder of the saved model; in what was pushed, it lies at the root."""
+        inside = self.path / "model"
+        return inside if inside.is_dir() else self.path
 
     def target(self) -> Target:
         """Return what the run predicts."""
@@ -64,6 +73,11 @@ class Run:
     def network(self) -> Network:
         """Return the saved model."""
         target = self.target()
+        if (self.model / published.ADAPTER).is_file():  # pushed alone: the base is elsewhere
+            form = self.recipe.task.form
+            network = self.recipe.backbone.build(target.num_outputs, target.classes, form)
+            network.module = lora.merged(network.module, self.model)
+            return network
         saved = self.recipe.backbone.saved(self.model)
         return saved.build(target.num_outputs, target.classes, self.recipe.task.form)
 
@@ -91,6 +105,30 @@ class Run:
         from finetune import evaluation
 
         return evaluation.measure(self, data).scores
+
+    def push(
+        self,
+        repo: str,
+        private: bool = False,
+        revision: str | None = None,
+        adapter_only: bool = False,
+    ) -> str:
+        """Push the model, its card and its result to the hub in one commit; return the address.
+
+        `revision` is a branch. The same call finishes a push that was broken off. Raises
+        RecipeError for a name that the hub does not take, HubError for what it refuses.
+        """
+        given = {"push": repo, "private": private, "revision": revision}
+        return hub.push(self, override.build(Hub, given | {"adapter_only": adapter_only}))
+
+    def export(self, format: str, output: str | Path | None = None, **options: Any) -> Path:
+        """Write the run as a folder, "onnx" or "merged", and return its path.
+
+        `options` are those of `finetune.export.export`, which says what is raised.
+        """
+        from finetune import export
+
+        return export.export(self, format, output, **options)
 
     def show(self) -> None:
         """Print the result as a table."""

@@ -20,8 +20,8 @@ from finetune.intervals import (
     grouped,
     linearised,
     linearised_share,
+    of_share,
     percentiles,
-    unless_perfect,
     wilson,
 )
 from finetune.metric_entry import Entry, Kind, f1_of
@@ -190,8 +190,7 @@ def _bounds(
         if entry.proportion:
             bounds[name] = wilson(value * len(true), len(true))
         elif entry.gradient:
-            found = linearised_share(value, entry.gradient(given, true))
-            bounds[name] = unless_perfect(found, len(true))
+            bounds[name] = linearised_share(value, entry.gradient(given, true))
         elif entry.rows:
             resampled[name] = (entry.rows(given, true), entry.combine)
         else:
@@ -202,7 +201,8 @@ def _bounds(
             )
     replicates = bootstrap([*resampled.values(), *([(counts, f1_of)] if classes else [])])
     for name, replicate in zip(resampled, replicates, strict=False):
-        bounds[name] = unless_perfect(percentiles(values[name], replicate), len(true))
+        bounds[name] = percentiles(values[name], replicate)
+    bounds |= {n: of_share(b, len(true)) for n, b in bounds.items() if entries[n].share}
     return bounds, _per_class(counts, replicates[-1], classes) if classes else {}
 
 
@@ -222,9 +222,7 @@ def _per_class(counts: Any, replicates: Array, classes: Sequence[str]) -> dict[s
         name: {
             "precision": figure(hits[i] / guessed[i], guessed[i], wilson(hits[i], guessed[i])),
             "recall": figure(hits[i] / there[i], there[i], wilson(hits[i], there[i])),
-            "f1": figure(
-                f1[i], either[i], unless_perfect(percentiles(f1[i], replicates[i]), either[i])
-            ),
+            "f1": figure(f1[i], either[i], of_share(percentiles(f1[i], replicates[i]), either[i])),
             "n": int(there[i]),
         }
         for i, name in enumerate(classes)

@@ -39,12 +39,14 @@ def _scores(result: Mapping[str, Any]) -> Table:
     rest = [name for name in result["test"] if name not in (main, "per_class")]
     for name in [main, *rest][:MOST]:
         style = "bold" if name == main else ""
-        cells = [_figure(name, result[split].get(name, {})) for split in ("validation", "test")]
+        cells = [
+            wording.figure(name, result[split].get(name, {})) for split in ("validation", "test")
+        ]
         table.add_row(Text(wording.metric(name), style=style), *(Text(c, style) for c in cells))
     for known, scores in result.get("baselines", {}).items():
         if main not in scores:
             continue
-        table.add_row(Text(f"baseline: {known}"), "", Text(_figure(main, scores[main])))
+        table.add_row(Text(f"baseline: {known}"), "", Text(wording.figure(main, scores[main])))
         if gap := wording.difference(main, scores.get("difference") or {}):
             table.add_row(Text("  the model's difference"), "", Text(gap))
     return table
@@ -52,11 +54,6 @@ def _scores(result: Mapping[str, Any]) -> Table:
 
 def _samples(scores: Mapping[str, Any]) -> int:
     return max((f["n"] for name, f in scores.items() if name != "per_class"), default=0)
-
-
-def _figure(name: str, figure: Mapping[str, Any]) -> str:
-    bounds = wording.interval(name, figure)
-    return wording.value(name, figure.get("value")) + (f" ({bounds})" if bounds else "")
 
 
 def _facts(result: Mapping[str, Any], path: Path) -> Table:

@@ -179,17 +179,20 @@ _ALL_ANSWERED = "every row has an answer here"
 
 TABLE: dict[Kind, dict[str, Entry]] = {
     "tags": {
-        "f1": mean_of(tag_counts, _micro_f1, reason=_NONE_THERE),
-        "precision": mean_of(tag_counts, _precision, reason="no entity was predicted"),
-        "recall": mean_of(tag_counts, _recall, reason="no entity is there"),
+        "f1": mean_of(tag_counts, _micro_f1, share=True, reason=_NONE_THERE),
+        "precision": mean_of(tag_counts, _precision, share=True, reason="no entity was predicted"),
+        "recall": mean_of(tag_counts, _recall, share=True, reason="no entity is there"),
         "macro_f1": mean_of(
-            tag_counts, lambda means: np.nanmean(f1_of(means), axis=0), reason=_NONE_THERE
+            tag_counts,
+            lambda means: np.nanmean(f1_of(means), axis=0),
+            share=True,
+            reason=_NONE_THERE,
         ),
         "accuracy": _of(_WORDS, _ratio, reason="there are no words"),
     },
     "spans": {
-        "exact_match": _of([0]),
-        "f1": _of([1]),
+        "exact_match": _of([0], share=True),
+        "f1": _of([1], share=True),
         "answerable_exact_match": _of([3, 2], _ratio, asked=True, reason="no row has an answer"),
         "answerable_f1": _of([4, 2], _ratio, asked=True, reason="no row has an answer"),
         "unanswerable_accuracy": _of([5, 6], _ratio, asked=True, reason=_ALL_ANSWERED),

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
 # A GPU is left to the tests that are marked so: elsewhere results are compared bit by bit.
 os.environ["ACCELERATE_USE_CPU"] = "true"
+# The many small runs go without; tests of the baselines ask for them.
+os.environ["FINETUNE_EVIDENCE"] = "false"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -123,7 +123,7 @@ def ask(script: str, endpoint: str, home: Path, *asked: Any) -> list[Any]:
         capture_output=True,
         text=True,
         env=environment(endpoint, home),
-        timeout=100,
+        timeout=200,
     )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]

@@ -77,7 +77,7 @@ def main(folder: Path) -> None:
         np.savez(path / f"predictions-{rank}.npz", **predictions)
         (path / f"processes-{rank}").write_text(str(fitted.accelerator.num_processes))
     # All of it: saved, tested, published.
-    finetune.finetune(CASES["whole"], folder / "finished")
+    finetune.finetune(CASES["whole"], folder / "finished", evidence=True)
 
 
 if __name__ == "__main__":

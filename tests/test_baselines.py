@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import staging
+import tiny_texts
+from conftest import TINY_VIT
 from scipy.stats import bootstrap
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.metrics import accuracy_score, average_precision_score, confusion_matrix, log_loss
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
-from finetune import baselines, mistakes, wording
-from finetune.targets import Classes, Numbers
+from finetune import (
+    LanguageModeling,
+    Recipe,
+    TableData,
+    TextClassification,
+    TextToText,
+    Timm,
+    TokenClassification,
+    Train,
+    Transformers,
+    baselines,
+    build,
+    mistakes,
+    wording,
+)
+from finetune import finetune as start
+from finetune.environment import accelerator
+from finetune.errors import RecipeError, TrainingError
+from finetune.extraction import fit_probe
+from finetune.folder import Folder
+from finetune.loop import predict
+from finetune.probes import Known, Neighbours
+from finetune.targets import Classes, LabelSets, Numbers
+from recipes.vit_digits import recipe as vit_digits
 
 
 def constant(job):
@@ -153,3 +180,181 @@ def test_largest_errors_of_numbers_come_first():
         (2, "0", "2"),
         (0, "1.5", "1"),
     ]
+
+
+# What the pretrained backbone gives without training
+
+
+def known(rows=120, width=6, classes=3, seed=0):
+    """Return features that tell the class fairly well, and the classes."""
+    random = np.random.default_rng(seed)
+    truth = random.integers(0, classes, rows)
+    centres = np.random.default_rng(9).standard_normal((classes, width))
+    features = centres[truth] + random.standard_normal((rows, width))
+    return Known(features.astype(np.float32) + 5, truth)
+
+
+def test_neighbours_are_scikit_learns_and_validation_chooses_how_many():
+    train, validation, test = known(), known(60, seed=1), known(40, seed=2)
+    target = Classes(("a", "b", "c"))
+    fitted = Neighbours.fit(target, train, validation)
+    centre = train.features.mean(0)
+
+    def reference(k):
+        model = KNeighborsClassifier(k, metric="cosine")
+        return model.fit(train.features - centre, train.truth)
+
+    given = fitted.predict(test.features)
+    wanted = reference(fitted.k).predict_proba(test.features - centre)
+    np.testing.assert_allclose(given, wanted, atol=1e-6)
+    right = {k: reference(k).score(validation.features - centre, validation.truth)
+             for k in (1, 2, 5, 10, 20, 50, 100)}  # fmt: skip
+    assert right[fitted.k] == max(right.values()) and fitted.chosen == {"k": fitted.k}
+
+
+def test_neighbours_of_numbers_and_label_sets_are_their_means():
+    train, validation = known(30), known(20, seed=1)
+    values = np.arange(30, dtype=np.float32).reshape(-1, 1)
+    some = Known(train.features, values)
+    fitted = Neighbours(Numbers(), some, 5)
+    model = KNeighborsRegressor(5, metric="cosine")
+    centre = train.features.mean(0)
+    wanted = model.fit(train.features - centre, values).predict(validation.features - centre)
+    np.testing.assert_allclose(fitted.predict(validation.features), wanted, rtol=1e-5)
+    sets = (np.random.default_rng(0).random((30, 2)) < 0.4).astype(np.float32)
+    shares = Neighbours(LabelSets(("x", "y")), Known(train.features, sets), 1)
+    np.testing.assert_array_equal(shares.predict(train.features), sets)
+    least = Neighbours.fit(Numbers(), some, Known(validation.features, values[:20]))
+    assert least.k in (1, 2, 5, 10, 20)
+
+
+TINY = vit_digits.override(*TINY_VIT, "train.precision=no", "data.shots=20", "train.epochs=1")
+
+
+def ladder_of(recipe, tmp_path):
+    """Return the job of a recipe, not trained, and the ladder beside it."""
+    job = build.job(recipe)
+    return job, baselines.ladder(job, Folder(tmp_path / "run"), accelerator("no"), "no")
+
+
+def test_a_run_stands_on_its_ladder(tmp_path, capsys):
+    run = start(TINY.override("train.lr=1e-6"), tmp_path / "run", evidence=True)
+    rungs = run.result["baselines"]
+    assert list(rungs) == ["majority", "kNN", "linear probe"]
+    assert rungs["kNN"]["chosen"]["k"] >= 1 and rungs["linear probe"]["chosen"]["c"] > 0
+    for scores in rungs.values():
+        assert scores["accuracy"]["low"] < scores["accuracy"]["high"]
+        assert scores["accuracy"]["n"] == scores["difference"]["n"] == 359
+    # A run that has learned nothing is far behind its own features.
+    assert rungs["linear probe"]["difference"]["high"] < -0.3
+    said = " ".join(capsys.readouterr().out.split())
+    assert "baseline: linear probe" in said and "baseline: kNN" in said
+    assert run.result["cost"]["evidence_seconds"] > 0
+    for page in ("report.html", "README.md"):
+        assert "baseline: linear probe" in (run.path / page).read_text("utf-8")
+
+
+def test_the_linear_probe_is_what_features_would_find(tmp_path):
+    _, rungs = ladder_of(TINY, tmp_path)
+    job, beside = ladder_of(TINY.override("method=features"), tmp_path)
+    assert list(rungs) == ["kNN", "linear probe"] and list(beside) == ["kNN"]
+    np.testing.assert_array_equal(rungs["kNN"].predictions, beside["kNN"].predictions)
+    found = fit_probe(job, accelerator("no").device, "no")
+    assert rungs["linear probe"].chosen == {"c": found["probe"]["c"]}
+    how = job.samples["test"], job.target, accelerator("no"), 64
+    answers = predict(job.network, job.network.module, *how)
+    np.testing.assert_allclose(rungs["linear probe"].predictions, answers, atol=1e-4)
+
+
+def test_a_model_that_answers_before_training_is_a_baseline(digits_run, tmp_path):
+    saved = Timm(name=str(digits_run.model))
+    job, rungs = ladder_of(digits_run.recipe.override(backbone=saved), tmp_path)
+    assert list(rungs) == ["kNN", "linear probe", "pretrained"]
+    scores = baselines.scores(job, rungs["pretrained"].predictions, rungs)
+    assert scores["pretrained"]["accuracy"] == digits_run.result["test"]["accuracy"]
+    assert scores["pretrained"]["difference"]["value"] == 0
+
+
+def text_job(tmp_path, task, family, rows, **keys):
+    """Return the job of a tiny random language model on these rows, and its ladder."""
+    tmp_path.mkdir(exist_ok=True)
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows * 10), "utf-8")
+    recipe = Recipe(
+        name="text",
+        backbone=Transformers(name=str(tiny_texts.folder(tmp_path, family)), **keys),
+        data=TableData(str(path)),
+        task=task,
+        train=Train(batch_size=2, precision="no"),
+    )
+    return ladder_of(recipe, tmp_path)
+
+
+def test_what_writes_texts_is_compared_with_itself_before_training(tmp_path):
+    task = TextToText(num_beams=1, max_new_tokens=4)
+    job, rungs = text_job(tmp_path, task, "t5", [{"source": "ein Haus", "target": "a house"}])
+    assert list(rungs) == ["pretrained"]
+    how = job.samples["test"], job.target, accelerator("no"), 4
+    job.network.module.eval()
+    assert list(rungs["pretrained"].predictions) == list(
+        predict(job.network, job.network.module, *how)
+    )
+    scores = baselines.scores(job, rungs["pretrained"].predictions, rungs)
+    assert list(scores) == ["constant", "copy", "pretrained"]
+    assert scores["pretrained"]["difference"]["value"] == 0
+    task, rows = LanguageModeling(packed=False), [{"text": "the old bridge over the river"}]
+    _, rungs = text_job(tmp_path / "more", task, "gpt2", rows)
+    assert list(rungs) == ["pretrained"]
+
+
+def test_a_head_that_is_new_has_nothing_to_say_before_training(tmp_path):
+    row = {"words": ["Anna", "sleeps"], "label": ["B-PER", "O"]}
+    _, rungs = text_job(tmp_path, TokenClassification(), "bert", [row])
+    assert rungs == {}
+    rows = [{"text": "good", "label": "yes"}, {"text": "bad", "label": "no"}]
+    _, rungs = text_job(tmp_path / "rows", TextClassification(), "bert", rows)
+    assert list(rungs) == ["kNN", "linear probe"]
+    assert rungs["linear probe"].predictions.shape == (4, 2)
+
+
+def test_what_cannot_be_had_is_said_and_the_run_stands(tmp_path, capfd, monkeypatch):
+    def broken(*_, **__):
+        raise TrainingError("1 of 4 samples have features that are not finite.")
+
+    monkeypatch.setattr("finetune.extraction.extract", broken)
+    rows = [{"text": "good", "label": "yes"}, {"text": "bad", "label": "no"}]
+    _, rungs = text_job(tmp_path, TextClassification(), "bert", rows)
+    assert rungs == {}
+    assert "Not all baselines could be had: 1 of 4 samples" in capfd.readouterr().err
+
+
+def test_only_true_and_false_are_switches(tmp_path):
+    with pytest.raises(RecipeError, match="evidence='maybe' is not allowed; give evidence=true"):
+        start(vit_digits, tmp_path / "run", evidence="maybe")
+    assert not (tmp_path / "run").exists()
+
+
+def figures(value, low, high, ours=0.9, metric="accuracy", known="linear probe"):
+    """Return a result with one baseline of this value, and the difference of the run to it."""
+    gap = {"value": ours - value, "low": low, "high": high}
+    return {
+        "metric": metric,
+        "method": "full",
+        "test": {metric.lstrip("-"): {"value": ours}},
+        "baselines": {known: {metric.lstrip("-"): {"value": value}, "difference": gap}},
+    }
+
+
+def test_the_verdict_names_the_baseline_that_makes_training_needless():
+    assert wording.verdict(figures(0.981, -0.004, 0.008, 0.983)) == (
+        "The linear probe on frozen features does as well: 98.1 % against 98.3 % (difference +0.2 "
+        "points, -0.4 to +0.8). On this evidence, full fine-tuning was not worth it."
+    )
+    better = wording.verdict(figures(0.3, 0.1, 0.3, 0.5, "-rmse", "kNN"))
+    assert better.startswith("kNN on frozen features does better: 0.300 against 0.500 (difference ")
+    assert wording.verdict(figures(0.7, 0.1, 0.3)) == ""
+    both = figures(0.85, -0.1, 0.2)
+    both["baselines"] |= figures(0.88, -0.1, 0.2, known="kNN")["baselines"]
+    assert wording.verdict(both).startswith("kNN on frozen features does as well: 88.0 %")
+    both["baselines"] |= figures(0.2, -0.1, 0.2, known="majority")["baselines"]
+    assert wording.verdict(both).startswith("Not clearly better than the baseline majority (always")

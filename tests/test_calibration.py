@@ -24,7 +24,7 @@ def test_the_temperature_that_was_put_in_is_found() -> None:
     found = calibration.told(target, target.scores(overconfident, truth), overconfident, truth)
     for name in ("ece", "log_loss", "brier"):
         assert found["figures"][name]["after"]["value"] < found["figures"][name]["before"]["value"]
-    assert found["figures"]["macro_f1"]["after"] == found["figures"]["macro_f1"]["before"]
+    assert "macro_f1" not in found["figures"]
     told = target.answers(overconfident[:1], [{}], 3)[0]
     assert told["probability"] == pytest.approx(softmax(LOGITS[0]).max(), abs=0.02)
 

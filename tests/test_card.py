@@ -13,7 +13,18 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from finetune import Digits, ImageClassification, ImageFolder, LoRA, Recipe, Timm, card, loading
+from finetune import (
+    Digits,
+    ImageClassification,
+    ImageFolder,
+    LoRA,
+    Recipe,
+    RecipeError,
+    Timm,
+    card,
+    front_matter,
+    loading,
+)
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -74,7 +85,37 @@ def test_the_hub_reads_metrics_with_interval_and_n():
     ],
 )
 def test_a_licence_is_named_where_data_and_backbone_agree(data, backbone, expected):
-    assert card._license({"license": data}, {"license": backbone}) == expected
+    assert front_matter._license({"license": data}, {"license": backbone}) == expected
+
+
+def test_the_front_matter_is_read_before_training():
+    job, predictions = staging.classes(source={"id": "me/photos", "license": "my-own-1"})
+    before, after = ModelCard(front_matter.check(job)).data, ModelCard(made(job, predictions)).data
+    for key in set(after.to_dict()) - {"model-index"}:
+        assert before[key] == after[key]
+    assert (after.license, after.license_name) == ("other", "my-own-1")
+    for source, origin in (({"id": ["a"]}, {}), ({"id": "me/a/b"}, {}), ({}, {"id": "not a name"})):
+        job, _ = staging.classes(source=source, origin=origin)
+        with pytest.raises(RecipeError, match="card of this run would not be valid"):
+            front_matter.check(job)
+
+
+def test_a_card_for_a_repository():
+    backbone = {"name": "vit_tiny", "id": "timm/vit_tiny"}
+    recipe = staging.RECIPE.override(method=LoRA())
+    text = made(*staging.classes(recipe=recipe, origin=backbone))
+    whole = card.published(text, "me/x", None, adapter_only=False)
+    assert '"hf-hub:me/x"' in whole and 'model="me/x"' in whole
+    assert 'from_pretrained(base, "me/x", subfolder="adapter")' in whole
+    assert "FOLDER" not in whole and "USER/NAME" not in whole
+    assert rendered(whole).count("<h2>") == rendered(text).count("<h2>")
+    alone = card.published(text, "me/x", "v2", adapter_only=True)
+    assert 'from_pretrained(base, "me/x", revision="v2")' in alone and "pipeline(" not in alone
+    data = ModelCard(alone).data
+    assert (data.library_name, data["base_model_relation"]) == ("peft", "adapter")
+    assert data.eval_results == ModelCard(text).data.eval_results
+    # What its owner wrote stays, and a card of other headings is left as it is.
+    assert card.published("# Mine\n", "me/x", None, adapter_only=False) == "# Mine\n"
 
 
 def test_the_body_says_how_good_on_what_and_how():
@@ -117,7 +158,8 @@ def test_hostile_names_are_inert():
     )
     tags = set(re.findall(r"<(\w+|!--)", html))
     assert tags <= set(re.findall(r"<(\w+|!--)", benign)), tags
-    for word in ("<a ", "<img", "<script", "<s>", "<!--"):
+    assert re.findall("<img src=[^ ]*", html) == ['<img src="curves.png"']
+    for word in ("<a ", "<script", "<s>", "<!--"):
         assert word not in html
     # Every row of the table of classes has its five cells.
     rows = re.findall(r"<tr>.*?</tr>", html.split("By class")[1].split("Most often")[0], re.DOTALL)

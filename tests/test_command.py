@@ -91,7 +91,7 @@ def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
         (["show", "recipe=vit-digits", "vit"], "'vit' is not an override; write key=value."),
         (
             ["evaluate", "rnu=x"],
-            "finetune evaluate needs run=: run folder. Is it what 'rnu' is for?",
+            "needs run=: run folder, or user/name of one that was pushed. Is it what 'rnu' is for?",
         ),
         (["predict", "run=x"], "finetune predict needs inputs=: an image, a folder"),
         (["predict", "run=x", "inputs=y", "ouput=z"], "has no key 'ouput'. Did you mean 'output'?"),

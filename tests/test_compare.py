@@ -7,16 +7,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import TINY_VIT
 from scipy import stats
 
+from finetune import child, finetune
 from finetune.command import main
-from finetune.compare import CONTROL, Comparison, Contender, over_seeds
-from finetune.errors import RecipeError
-from finetune.recipe import load
+from finetune.compare import CONTROL, Comparison
+from finetune.contender import Contender, gap, over_seeds
+from finetune.errors import RecipeError, TrainingError
+from finetune.learning_curve import Curve
+from finetune.recipe import Recipe, load
 from finetune.run import Run
 
 
-def contender(name: str, values: list[float], seconds: float = 10.0, metric: str = "accuracy"):
+def contender(
+    name: str,
+    values: list[float],
+    seconds: float = 10.0,
+    metric: str = "accuracy",
+    rows: int = 100,
+    lr: float | None = None,
+) -> Contender:
     """Return finished runs with these values on validation and on the test."""
     figures = [{metric.lstrip("-"): {"value": value, "n": 100}} for value in values]
     runs = [
@@ -29,11 +40,12 @@ def contender(name: str, values: list[float], seconds: float = 10.0, metric: str
                 "test": figure,
                 "cost": {"seconds": seconds, "peak_memory_bytes": 1000},
                 "parameters": {"trainable_parameters": 10},
+                "data": {"rows": {"train": rows}},
             },
         )
         for seed, figure in enumerate(figures)
     ]
-    return Contender(name, tuple(runs))
+    return Contender(name, tuple(runs), lr)
 
 
 def comparison(*contenders: Contender, metric: str = "accuracy") -> Comparison:
@@ -53,9 +65,9 @@ def test_differences_are_paired_by_seed() -> None:
     good = contender("full", [0.91, 0.71, 0.51])
     bad = contender("lora", [0.90, 0.70, 0.499])
     found = comparison(good, bad)
-    gap = found.gap(good, bad)
+    found_gap = gap(good, bad)
     test = stats.ttest_rel(good.values("test"), bad.values("test"))
-    assert (gap["low"], gap["high"]) == pytest.approx(tuple(test.confidence_interval()))
+    assert (found_gap["low"], found_gap["high"]) == pytest.approx(tuple(test.confidence_interval()))
     assert found.clearly_better(good, bad, "test")
     assert not found.clearly_better(bad, good, "test")
 
@@ -114,6 +126,10 @@ def test_runs_are_kept_and_a_second_time_nothing_is_done(
     [
         ("seeds=0,0", "seeds='0,0' is not allowed; give whole numbers such as seeds=0,1,2"),
         ("seeds=a", "seeds='a' is not allowed"),
+        ("lrs=1e-3,1e-3", "lrs='1e-3,1e-3' is not allowed; give different numbers above 0 such as"),
+        ("lrs=0", "lrs='0' is not allowed"),
+        ("lrs=fast", "lrs='fast' is not allowed"),
+        ("learning_curve=1", "learning_curve='1' is not allowed; give learning_curve=true or"),
         ("control=yes", "control='yes' is not allowed; give control=true or false"),
         ("methods=loar", "method='loar' is not known here. Did you mean 'lora'?"),
     ],
@@ -124,6 +140,88 @@ def test_what_is_not_allowed_is_said(
     assert main(["compare", "recipe=vit-digits", given, f"output={tmp_path / 'x'}"]) == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def curve(half: list[float], whole: list[float], metric: str = "accuracy") -> Curve:
+    points = contender("1/2", half, metric=metric, rows=50), contender("all", whole, metric=metric)
+    return Curve("full", metric, points)
+
+
+def test_more_labels_help_only_beyond_what_seeds_make() -> None:
+    clear = curve([0.80, 0.81, 0.79], [0.90, 0.91, 0.90])
+    assert clear.answer().startswith("More labels would help: Accuracy +10.3 points (")
+    unclear = curve([0.80, 0.91, 0.79], [0.90, 0.81, 0.85])
+    assert unclear.answer().startswith("More labels would not clearly help: Accuracy +2.0 points (")
+    less = curve([0.5, 0.51, 0.52], [0.4, 0.41, 0.42], "-rmse")
+    assert less.answer().startswith("More labels would help: RMSE -0.100 (")
+    assert "One seed shows no spread: Accuracy +10.0 points" in curve([0.8], [0.9]).answer()
+    assert (
+        "half of the training rows do not" in Curve("full", "accuracy", clear.points[1:]).answer()
+    )
+    plain = clear.plain()
+    assert [p["rows"] for p in plain["points"]] == [50, 100]
+    assert plain["difference_to_all"]["1/2"] == gap(*reversed(clear.points))
+
+
+def test_a_learning_rate_at_the_edge_is_told() -> None:
+    full = contender("full", [0.9, 0.91], lr=1e-3)
+    found = Comparison(Path("runs"), "accuracy", (full,), lrs=(1e-4, 1e-3))
+    assert any("full chose 0.001, which is at the edge" in line for line in found.verdict())
+
+
+@pytest.fixture
+def within(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run in this process what has one of its own, to save the start."""
+    monkeypatch.setattr(child, "run", lambda recipe, folder: finetune(recipe, folder))
+
+
+TINY = [*TINY_VIT, "data.shots=8", "train.epochs=2", "train.batch_size=40"]
+
+
+def test_learning_rates_are_chosen_and_shares_of_labels_compared(
+    tmp_path: Path, within: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "all"
+    given = [*TINY, "methods=full", "seeds=3", "lrs=1e-5,1e-2", "learning_curve=true"]
+    assert main(["compare", "recipe=vit-digits", *given, f"output={output}"]) == 0
+    told = capfd.readouterr()
+    assert "1/4 of the labels fill no batch of 40: left out." in told.err
+    assert "Would more labels" in told.out or "More labels would" in told.out
+    found = json.loads((output / "compare.json").read_text("utf-8"))
+    [full] = found["contenders"]
+    tried = {lr: output / f"full-lr-{lr}-3" for lr in ("1e-05", "0.01")}
+    values = {
+        lr: json.loads((path / "result.json").read_text("utf-8"))["validation"]["accuracy"]["value"]
+        for lr, path in tried.items()
+    }
+    best = max(values, key=lambda lr: values[lr])
+    assert (full["lr"], full["runs"]) == (float(best), [f"full-lr-{best}-3"])
+    half, whole = found["learning_curve"]["points"]
+    assert (half["rows"], whole["rows"]) == (40, 80)
+    assert whole["runs"] == full["runs"]
+    fewer = load(output / half["runs"][0])
+    assert (fewer.data.share, fewer.data.share_seed) == (0.5, 3)  # type: ignore[union-attr]
+    assert (fewer.train.seed, fewer.train.lr, fewer.train.epochs) == (3, full["lr"], 4)
+    page = (output / "report.html").read_text("utf-8")
+    assert "training rows" in page and "learning rate" in page
+
+
+def test_a_learning_rate_at_which_nothing_is_learned_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from finetune.compare import compare
+
+    def run(recipe: Recipe, folder: Path) -> Run:
+        if recipe.train.lr > 1:
+            raise TrainingError("The loss was not finite.")
+        return contender("full", [0.9], lr=recipe.train.lr).runs[0]
+
+    monkeypatch.setattr(child, "run", run)
+    recipe, methods = load("vit-digits"), ["full", "features"]
+    found = compare(recipe, methods, [0], lrs=[1e-3, 1e9], output=tmp_path)
+    assert [(c.name, c.lr) for c in found.contenders] == [("full", 1e-3), ("features", None)]
+    with pytest.raises(TrainingError, match="full learns at none of lrs=1e\\+08,1e\\+09"):
+        compare(recipe, ["full"], [0], lrs=[1e8, 1e9], output=tmp_path)
 
 
 def test_no_method_is_a_mistake() -> None:

@@ -216,3 +216,30 @@ def test_digits() -> None:
     assert Counter(Digits(shots=10).load(("image", "label")).train["label"]) == {
         i: 10 for i in range(10)
     }
+
+
+def test_a_share_is_stratified_and_leaves_the_rest_alone() -> None:
+    whole, half = load({"train": BIG}), load({"train": BIG}, share=0.5)
+    assert Counter(half.train["label"]) == {
+        n: c // 2 for n, c in Counter(whole.train["label"]).items()
+    }
+    assert texts(half)["train"] != texts(whole)["train"][:70]
+    for split in ("validation", "test"):
+        assert texts(half)[split] == texts(whole)[split]
+    assert "70 of 140 training rows are used (data.share)." in half.notes
+    assert half.fingerprint != whole.fingerprint
+    other = load({"train": BIG}, share=0.5, share_seed=1)
+    assert texts(other)["train"] != texts(half)["train"]
+    assert texts(other)["validation"] == texts(half)["validation"]
+    assert texts(load({"train": BIG}, share=0.5)) == texts(half)
+    few = load({"train": BIG}, share=0.5, shots=4)
+    assert Counter(few.train["label"]) == {0: 2, 1: 2, 2: 2}
+    with pytest.raises(ValidationError):
+        Rows(tables={}, share=0)
+
+
+def test_a_share_without_classes_is_drawn_at_random() -> None:
+    numbers = Dataset.from_dict(
+        {"text": [str(i) for i in range(100)], "label": [i / 7 for i in range(100)]}
+    )
+    assert len(load({"train": numbers}, share=0.25).train) == round(0.25 * 70)

@@ -21,10 +21,10 @@ DOORS = {
     "datasets": ("finetune.data", "finetune.metrics"),  # metrics: the types that evaluate asks for
     "peft": ("finetune.methods.lora",),
     "evaluate": ("finetune.metrics",),
-    # card: the front matter; metrics: a script of the hub at its pinned revision
+    # metrics: a script of the hub at its pinned revision
     "huggingface_hub": (
         "finetune.hub",
-        "finetune.card",
+        "finetune.front_matter",
         "finetune.data",
         "finetune.backbones",
         "finetune.metrics",
@@ -32,9 +32,12 @@ DOORS = {
     "jinja2": ("finetune.report",),
     "matplotlib": ("finetune.report",),
     "torchvision": ("finetune.images",),
+    "onnx": ("finetune.onnx_model",),
+    "onnxruntime": ("finetune.onnx_model",),
     "seqeval": ("finetune.entities",),
     "sacrebleu": ("finetune.text_metrics",),
     "rouge_score": ("finetune.text_metrics",),
+    "optuna": ("finetune.search",),
     "yaml": ("finetune.plain_yaml", "finetune.data.card"),
     "pickle": (),
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune import command, override, recipe
+from finetune import command, override, recipe, search_space
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -33,7 +33,8 @@ def test_commands_exist(line: str) -> None:
     own, rest = command.split(name, arguments)
     if "recipe" in own:
         # Paths of the reader's own, such as ./photos, are only looked at when data is loaded.
-        override.apply(recipe.load(own["recipe"]), rest)
+        read = search_space.read if name == "search" else override.apply
+        read(recipe.load(own["recipe"]), rest)
 
 
 def test_quick_start_is_two_lines_that_set_themselves_up() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from finetune import console
-from finetune.errors import BackboneError
+from finetune.errors import BackboneError, FinetuneError
 from finetune.waiting import within
 
 SECONDS = 5.0
@@ -47,10 +47,16 @@ def fetch(repository: str, names: Sequence[str]) -> Path:
     return Path(files[0]).parent
 
 
-def fetch_some(repository: str, choose: Callable[[Sequence[str]], Sequence[str]]) -> Path:
+def fetch_some(
+    repository: str,
+    choose: Callable[[Sequence[str]], Sequence[str]],
+    always: str = "config.json",
+    ways: tuple[str, str] = TEXTS,
+) -> Path:
     """Return the folder that holds the files of `user/name@revision` that `choose` picks by name.
 
-    It is called as the commit; the rest is as with `fetch`.
+    It is called as the commit; the rest is as with `fetch`. `always` is a file that each such
+    repository has, `ways` are those without the hub.
     """
     from huggingface_hub import HfApi, errors, hf_hub_download
 
@@ -62,11 +68,11 @@ def fetch_some(repository: str, choose: Callable[[Sequence[str]], Sequence[str]]
         files = [hf_hub_download(repo, name, revision=asked) for name in names]
     except errors.HFValidationError as error:
         raise BackboneError(f"{repo!r} is no model of the hub: {error}") from None
-    except BackboneError:
+    except FinetuneError:
         raise
     except Exception as error:  # whatever kept the hub from answering, the cache may do
         _refuse(error, repo, revision)
-        return _cached_some(repo, asked, choose, error)
+        return _cached_some(repo, asked, choose, error, always, ways)
     return Path(files[0]).parent
 
 
@@ -75,19 +81,21 @@ def _cached_some(
     revision: str | None,
     choose: Callable[[Sequence[str]], Sequence[str]],
     error: Exception,
+    always: str,
+    ways: tuple[str, str],
 ) -> Path:
     """Return the folder as the cache has it; raise BackboneError if what is chosen is missing."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(repo, "config.json", revision=revision)
+    found = try_to_load_from_cache(repo, always, revision=revision)
     if not isinstance(found, str):
-        _unavailable(repo, error, TEXTS)
+        _unavailable(repo, error, ways)
     folder = Path(found).parent
     here = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
     try:
         chosen = choose(here)
-    except BackboneError:  # the listing is of what was fetched before, not of what there is
-        _unavailable(repo, error, TEXTS)
+    except FinetuneError:  # the listing is of what was fetched before, not of what there is
+        _unavailable(repo, error, ways)
     _cached(repo, folder.name, chosen, error)
     return folder
 

@@ -80,6 +80,7 @@ class Timm(Noun):
         keep = self._keeps_head(source, num_outputs, classes)
         module = self._create(source, num_outputs, keep)
         network = TimmNetwork.of(module, self.img_size, source.origin)
+        network.head_is_pretrained = keep and source.weights is not None
         if source.name.startswith("local-dir:") or self.weights != "pretrained":
             source.check(module, network.head())
         if self.img_size is not None:

@@ -37,6 +37,7 @@ class TimmNetwork:
     data_config: dict[str, Any]
     origin: dict[str, Any]
     """For the model card: "name", and "id" and "revision" on the hub."""
+    head_is_pretrained: bool = False
     _fused: list[Any] = field(default_factory=list)
     """Attention layers that were fused before `tune_for`."""
 

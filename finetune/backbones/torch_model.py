@@ -78,6 +78,7 @@ class TorchNetwork:
     inputs: ImageInputs
     name: str
     reloader: Path | None = None
+    head_is_pretrained: bool = False
 
     def outputs(self, given: Tensor) -> Tensor:
         """Return what the forward gave."""

@@ -93,6 +93,7 @@ def assembled(
         source.origin,
         frozenset(fresh),
         frozenset(_constants(module)),
+        head_is_pretrained=kept and source.weights is not None,
         restored=restored,
     )
     _settle_pooling(network, value.pooling, source, kept=kept)

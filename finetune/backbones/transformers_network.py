@@ -54,6 +54,7 @@ class TransformersNetwork:
     """Names of parameters that no weights were loaded for."""
     fixed: frozenset[str] = frozenset()
     """Names of parameters that are constants."""
+    head_is_pretrained: bool = False
     pooling: str = "native"
     """What a linear head reads: what the native head does, or the "mean", by one more layer."""
     embedding: str = "mean"

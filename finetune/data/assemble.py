@@ -9,7 +9,7 @@ import numpy as np
 
 from finetune.data import columns as names
 from finetune.data import gaps, labels
-from finetune.data.choose import choose, few_shot
+from finetune.data.choose import choose, few_shot, share_of
 from finetune.data.fingerprint import fingerprint
 from finetune.data.pool import Pool
 from finetune.errors import DataError
@@ -50,6 +50,11 @@ def splits(raw: Raw, asked: DataSource, wanted: Sequence[str]) -> Splits:
         train = chosen["train"]
         chosen["train"], more = few_shot(train, [values[row] for row in train], asked)
         notes += more
+    if asked.share < 1:
+        train = chosen["train"]
+        known = None if values is None else [values[row] for row in train]
+        chosen["train"] = share_of(train, known, asked)
+        notes.append(f"{len(chosen['train'])} of {len(train)} training rows are used (data.share).")
     tables = {split: pool.take(chosen[split], wanted) for split in SPLITS}
     return Splits(
         **tables,

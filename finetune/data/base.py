@@ -3,7 +3,7 @@
 A source only reads its rows (`read`). From there on all are alike:
 
     read -> columns under their canonical names -> rows chosen for each split -> labels encoded
-         -> checks -> few-shot draw -> fingerprint
+         -> checks -> few-shot draw -> share -> fingerprint
 
 **What the column "label" can hold**, in all three tables alike:
 
@@ -39,7 +39,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, NonNegativeInt, PositiveInt
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
 
 from finetune.data.columns import ALIASES
 from finetune.protocols import Splits
@@ -99,6 +99,10 @@ class DataSource(Noun, ABC):
     """Seed of every draw of rows: held-out shares and shots."""
     shots: PositiveInt | None = None
     """So many training rows of each class; validation and test stay whole."""
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """So large a share of the training rows, stratified; validation and test stay whole."""
+    share_seed: NonNegativeInt = 0
+    """Seed of that draw alone; `split_seed` leaves it as it is."""
     on_error: Literal["raise", "skip"] = "raise"
     """What a row without text or label, or an unreadable image, does: stop before training, or be
     left out and counted."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from finetune.data.base import DataSource
 
 # One stream of random numbers for each draw, so that none shifts another.
-_STREAMS = {"validation": 0, "test": 1, "shots": 2}
+_STREAMS = {"validation": 0, "test": 1, "shots": 2, "share": 3}
 
 
 def choose(
@@ -123,7 +123,8 @@ def strata(labels: Sequence[Any]) -> Rows | None:
 
 
 def _random(asked: DataSource, draw: str) -> np.random.Generator:
-    return np.random.default_rng([asked.split_seed, _STREAMS[draw]])
+    seed = asked.share_seed if draw == "share" else asked.split_seed
+    return np.random.default_rng([seed, _STREAMS[draw]])
 
 
 def _draw(rows: Rows, codes: Rows | None, count: int, random: np.random.Generator) -> Rows:
@@ -141,6 +142,12 @@ def _draw(rows: Rows, codes: Rows | None, count: int, random: np.random.Generato
             take[index] += 1
     chosen = [order[codes[order] == name][:many] for name, many in zip(classes, take, strict=True)]
     return np.sort(rows[np.concatenate(chosen)])
+
+
+def share_of(rows: Rows, labels: Sequence[Any] | None, asked: DataSource) -> Rows:
+    """Return `asked.share` of the rows, drawn with `share_seed`, each class in proportion."""
+    codes = None if labels is None else strata(labels)
+    return _draw(rows, codes, round(asked.share * len(rows)), _random(asked, "share"))
 
 
 def few_shot(rows: Rows, labels: Sequence[Any], asked: DataSource) -> tuple[Rows, list[str]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from finetune.errors import RecipeError, TrainingError, nearest
+from finetune.errors import RecipeError, RunError, TrainingError, nearest
 from finetune.methods.base import MethodNoun
 
 if TYPE_CHECKING:
@@ -186,15 +186,36 @@ def _first(given: Any) -> Tensor:
     return given if isinstance(given, Tensor) else cast("Tensor", given[0])
 
 
+def merged(module: nn.Module, folder: Path) -> nn.Module:
+    """Return a base with the adapter in `folder` merged into it.
+
+    Raises RunError if the adapter is none for this base.
+    """
+    from peft import PeftModel
+
+    try:
+        adapted = PeftModel.from_pretrained(cast("Any", module), str(folder))
+        return cast("nn.Module", adapted.merge_and_unload(safe_merge=True).eval())
+    except (ValueError, RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split()[:60])
+        raise RunError(f"The adapter does not fit the backbone it names: {reason}") from error
+
+
 def _dequantized(module: nn.Module, folder: Path) -> nn.Module:
     """Return the adapter saved in `folder` on the same base, whose weights are no longer 4-bit.
 
     A merge into 4-bit weights would round what was learned away.
     """
+    return attached(cast("Any", cast("PeftModel", module).unload()), folder)
+
+
+def attached(base: nn.Module, folder: Path) -> nn.Module:
+    """Return the adapter saved in `folder` on its base; weights held in 4 bits become plain."""
     from peft import PeftModel
 
-    plain: Any = cast("PeftModel", module).unload()
-    plain = plain.dequantize().float()
+    plain: Any = base
+    if getattr(base, "is_quantized", False):
+        plain = plain.dequantize().float()
     return cast("nn.Module", PeftModel.from_pretrained(plain, str(folder)).eval())
 
 

@@ -39,21 +39,20 @@ def data(job: Job, result: Mapping[str, Any]) -> Section:
     blocks.append(Table(["", *SPLITS], table, wide=False))
     counts: dict[str, Any] = {s: job.target.tally(job.samples[s].truth) for s in SPLITS}
     if job.target.classes is not None and counts["train"] is not None:
-        blocks.append(_classes(job.target.classes, counts))
+        blocks.append(classes(job.target.classes, counts))
     if result.get("notes"):
         blocks.append(Sentences(result["notes"]))
     return Section("Data", blocks)
 
 
-def _classes(classes: Sequence[str], counts: Mapping[str, Any]) -> Table:
+def classes(names: Sequence[str], counts: Mapping[Any, Any]) -> Table:
+    """Return how often each class is there in each split, folded away."""
     rows = [
         [wording.label(name), *(f"{int(counts[split][i]):,}" for split in SPLITS)]
-        for i, name in enumerate(classes[:MOST])
+        for i, name in enumerate(names[:MOST])
     ]
-    more = f", the first {MOST:,} of them" if len(classes) > MOST else ""
-    return Table(
-        ["class", *SPLITS], rows, fold=f"How many of each of {len(classes):,} classes{more}"
-    )
+    more = f", the first {MOST:,} of them" if len(names) > MOST else ""
+    return Table(["class", *SPLITS], rows, fold=f"How many of each of {len(names):,} classes{more}")
 
 
 def run(path: Path, result: Mapping[str, Any]) -> list[Section]:

@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 
 from finetune import wording
 from finetune.report import page, plots
-from finetune.report.page import Cell, Code, Figure, Headline, Section, Sentences, Table
+from finetune.report.page import Block, Cell, Code, Figure, Headline, Section, Sentences, Table
 
 if TYPE_CHECKING:
     from finetune.compare import Comparison
+    from finetune.learning_curve import Curve
     from finetune.recipe import Recipe
+
+CURVE = ("labels", "rows", "validation", "test")
 
 
 def render(recipe: Recipe, found: Comparison) -> str:
@@ -32,6 +35,7 @@ def render(recipe: Recipe, found: Comparison) -> str:
     sections = [
         _methods(found, name),
         _differences(found, name),
+        *([] if found.curve is None else [_labels(found.curve, name)]),
         _seeds(found, name),
         Section("Recipe", [Code(recipe.to_yaml())]),
     ]
@@ -43,6 +47,7 @@ def render(recipe: Recipe, found: Comparison) -> str:
 def _methods(found: Comparison, name: str) -> Section:
     rows: list[list[Cell]] = []
     for contender in found.contenders:
+        chosen = [] if contender.lr is None else [f"{contender.lr:g}"]
         facts = contender.facts
         figures = (contender.mean(split) for split in ("validation", "test"))
         rows.append(
@@ -53,10 +58,14 @@ def _methods(found: Comparison, name: str) -> Section:
                 wording.size(facts["peak_memory_bytes"]),
                 f"{facts['trainable_parameters']:,}",
                 wording.size(facts["model_bytes"]),
+                *((chosen or [wording.UNKNOWN]) if found.lrs else []),
             ]
         )
     head = ["method", "validation", "test", "time", "peak memory", "parameters that learn", "model"]
+    head += ["learning rate"] * bool(found.lrs)
     lead = "Validation chooses; the test is told. Time is of a whole run, mean over seeds."
+    if found.lrs:
+        lead += " Each method chose its learning rate with the first seed, on validation."
     return Section("Methods", [Table(head, rows)], lead)
 
 
@@ -70,6 +79,19 @@ def _differences(found: Comparison, name: str) -> Section:
     told = Sentences(["An interval that holds 0 is no evidence of a difference."])
     table = Table(["", "test, paired by seed"], rows, wide=False)
     return Section("Differences", [table, told])
+
+
+def _labels(curve: Curve, name: str) -> Section:
+    """Return the metric by the number of training rows."""
+    text = f"{wording.metric(name)} on the test by training rows: means with 95 % t intervals."
+    means = [point.mean("test") for point in curve.points]
+    drawn = plots.learning_curve(name, curve.rows, means)
+    lead = (
+        f"{curve.method} on stratified shares of the training rows, which each seed draws anew; "
+        "every point gets as many updates, and validation and test stay whole."
+    )
+    blocks: list[Block] = [Figure(drawn, text, text), Table(CURVE, curve.cells(), wide=False)]
+    return Section("Labels", [*blocks, Sentences([curve.answer()])], lead)
 
 
 def _seeds(found: Comparison, name: str) -> Section:

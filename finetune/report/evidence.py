@@ -168,8 +168,8 @@ def _calibration(result: Mapping[str, Any], shown: Evidence) -> Section:
     title = f"On the test split, before and after a temperature of {fitted['temperature']:g}"
     blocks.append(Table(["", *WHEN], rows, title, wide=False))
     told = (
-        "The temperature was fitted on validation; `predict` divides the logits by it. The model "
-        "in model/ keeps its own probabilities."
+        "The temperature was fitted on validation. The command predict divides the logits by it; "
+        "the model in model/ keeps its own probabilities."
     )
     blocks.append(Sentences([told]))
     if fitted["coverage"]:

@@ -172,6 +172,66 @@ def coverage(points: Sequence[Mapping[str, Any]]) -> str:
     return drawn.svg
 
 
+def learning_curve(name: str, rows: Sequence[int], figures: Sequence[Mapping[str, Any]]) -> str:
+    """Draw a metric with its interval by the number of training rows, which doubles."""
+    percent = wording.is_percent(name)
+    scale = 100 if percent else 1
+    with drawing("labels", NARROW, 2.8) as drawn:
+        axes = drawn.axes()
+        axes.set_xscale("log", base=2)
+        for count, figure in zip(rows, figures, strict=True):
+            if figure["low"] is not None:
+                bounds = [scale * figure["low"], scale * figure["high"]]
+                axes.plot([count, count], bounds, color=ACCENT, linewidth=2.2, alpha=0.55)
+        values = [scale * figure["value"] for figure in figures]
+        axes.plot(rows, values, "o-", color=ACCENT, markersize=6)
+        axes.set_xticks(rows, [f"{count:,}" for count in rows])
+        axes.minorticks_off()
+        if percent:
+            axes.yaxis.set_major_formatter("{x:g} %")
+        axes.set_xlabel("training rows")
+        axes.set_ylabel(wording.metric(name))
+    return drawn.svg
+
+
+def searched(
+    name: str,
+    key: str,
+    points: Sequence[tuple[str, float, bool]],
+    *,
+    ends: tuple[float, float] = (0, 1),
+    log: bool = False,
+    choices: Sequence[str] = (),
+) -> str:
+    """Draw a metric by the value of one field: of trials its text, the metric, and if it is best.
+
+    Numbers stand on a line between `ends`, `log` by their order of magnitude; `choices` side by
+    side.
+    """
+    scale = 100 if wording.is_percent(name) else 1
+    with drawing(f"search {key}", NARROW, 2.6) as drawn:
+        axes = drawn.axes()
+        if log:
+            axes.set_xscale("log")
+            ticks = [ends[0], (ends[0] * ends[1]) ** 0.5, ends[1]]
+            axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+            axes.minorticks_off()
+        for text, value, best in points:
+            x = choices.index(text) if choices else float(text)
+            fill = "full" if best else "none"
+            axes.plot(x, scale * value, "o", color=ACCENT, markersize=6, fillstyle=fill)
+        if choices:
+            axes.set_xticks(range(len(choices)), [wording.label(c, 18) for c in choices])
+            axes.set_xlim(-0.5, len(choices) - 0.5)
+        else:  # nothing is seen of it, but the axis reaches from end to end
+            axes.plot(ends, [scale * points[0][1]] * 2, linestyle="none")
+        if wording.is_percent(name):
+            axes.yaxis.set_major_formatter("{x:g} %")
+        axes.set_xlabel(wording.label(key))
+        axes.set_ylabel(wording.metric(name))
+    return drawn.svg
+
+
 def scatter(predicted: Array, true: Array, most: int = 2000) -> str:
     """Draw predicted against true numbers, with the line where both are equal."""
     chosen = np.linspace(0, len(true) - 1, min(len(true), most)).astype(int)

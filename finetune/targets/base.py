@@ -14,6 +14,7 @@ from finetune import losses
 from finetune.errors import RecipeError
 from finetune.mistakes import Evidence
 from finetune.protocols import Array, Network, Source, Split, Table
+from finetune.texts.encoded import IGNORED
 
 if TYPE_CHECKING:
     from finetune.metric_entry import Kind
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
 Answer = dict[str, Any]
 Rows = Sequence[Mapping[str, Any]]
-
-IGNORED = -100
-"""The label of a token that does not count."""
 
 
 class BaseTarget(ABC):
@@ -174,6 +172,14 @@ class RowTarget(BaseTarget, ABC):
         return self.predictions(network.outputs(module(**inputs)))
 
     @abstractmethod
+    def encode(self, table: Table) -> Array:
+        """Return the truth of all rows, (rows,) or (rows, outputs)."""
+
+    @abstractmethod
+    def losses(self, outputs: Tensor, targets: dict[str, Tensor]) -> Tensor:
+        """Return the weighted loss of each row, (batch,), float32."""
+
+    @abstractmethod
     def predictions(self, outputs: Tensor) -> Tensor:
         """Return probabilities or numbers, (batch, outputs), float32."""
 
@@ -208,6 +214,10 @@ class RowTarget(BaseTarget, ABC):
         """Return the mean of the truth over the rows, (outputs,)."""
         mean: Array = truth.astype(np.float64).mean(0)
         return mean
+
+    def vectors(self, truth: Array) -> Array:
+        """Return the predictions that would be all right, (rows, outputs), float32."""
+        return truth.astype(np.float32)
 
 
 def objects(cells: Sequence[Any]) -> Array:

@@ -105,6 +105,10 @@ class Classes(RowTarget):
         """Return how frequent each class is, (classes,)."""
         return np.bincount(truth, minlength=self.num_outputs) / len(truth)
 
+    def vectors(self, truth: Array) -> Array:
+        """Return 1 for the class of each row and 0 for the others, (rows, classes), float32."""
+        return np.eye(self.num_outputs, dtype=np.float32)[truth]
+
     def tally(self, truth: Array) -> Array:
         """Return the rows of each class, (classes,)."""
         return np.bincount(truth, minlength=self.num_outputs)

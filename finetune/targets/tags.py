@@ -15,7 +15,8 @@ from finetune.errors import DataError
 from finetune.mistakes import Evidence, Mistake, crossed
 from finetune.protocols import SPLITS, Array, Network, Split, Splits, Table
 from finetune.samples import Ragged
-from finetune.targets.base import IGNORED, Answer, BaseTarget, Rows, objects
+from finetune.targets.base import Answer, BaseTarget, Rows, objects
+from finetune.texts.encoded import IGNORED
 
 if TYPE_CHECKING:
     from finetune.recipe import Train

@@ -62,6 +62,7 @@ def load(
             return found
         fresh = _tokenise(columns, count, encode)
         try:
+            kept.make_room(folder, sum(array.nbytes for array in fresh.arrays.values()))
             with kept.written_aside(path) as aside:
                 _write(aside, fresh)
         except OSError as error:

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-FILLS = {"label": -100, "word": -1, "start": -1, "end": -1}
+IGNORED = -100
+"""The label of a token that does not count."""
+FILLS = {"label": IGNORED, "word": -1, "start": -1, "end": -1}
 """What fills up shorter samples, by column; 0 where it is not said."""
 
 

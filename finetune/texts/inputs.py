@@ -73,7 +73,8 @@ class TextInputs:
 
         Raises UnreadableInputs, naming every row that cannot be used.
         """
-        columns = {name: table[name] for name in self.columns if name in table.column_names}
+        # Whole columns: a row at a time, datasets takes longer than the tokenizer.
+        columns = {name: table[name][:] for name in self.columns if name in table.column_names}
         failures = []
         for start in range(0, len(table), kept.CHUNK):
             part = [column[start : start + kept.CHUNK] for column in columns.values()]

@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.errors import RecipeError, nearest
-from finetune.texts.encoded import Encoded, Rows
+from finetune.texts.encoded import IGNORED, Encoded, Rows
 from finetune.texts.reading import empty_text
-
-IGNORED = -100
-"""The label of a token that does not count."""
 
 TEMPLATES = {
     "chatml": (
@@ -38,8 +35,9 @@ class Continuation:
     """Plain text, each token to be told from those before it in the same document.
 
     Packed, all documents follow one another, each with the token that ends it, in samples of the
-    full length: positions begin anew with each document, and none sees another. Else each
-    document is a sample, and what is too long is cut off.
+    full length, but for the last of each thousand documents: positions begin anew with each
+    document, and none sees another. Else each document is a sample, and what is too long is cut
+    off.
     """
 
     packed: bool = True

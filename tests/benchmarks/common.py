@@ -59,6 +59,8 @@ class Group:
     ratios: Sequence[Ratio]
     check: Callable[[], str] | None = None
     """Called at the end; returns a sentence for the section."""
+    rounds: int | None = None
+    """Measured in so many rounds, whatever the others are."""
 
 
 class Worker:
@@ -133,15 +135,15 @@ class Measured:
         )
 
 
-def measure(group: Group, pairs: int) -> Measured:
-    """Start every peer, then measure them in turn, `pairs` times."""
+def measure(group: Group, rounds: int) -> Measured:
+    """Start every peer, then measure them in turn, `rounds` times."""
     measured = Measured(group, {peer.function: [] for peer in group.peers})
     with ExitStack() as stack:
         workers = [stack.enter_context(Worker(peer, group.setup)) for peer in group.peers]
         for worker in workers:
             worker.answer()
-        for turn in range(pairs):
-            say(f"  {group.title}: round {turn + 1} of {pairs}")
+        for turn in range(rounds):
+            say(f"  {group.title}: round {turn + 1} of {rounds}")
             for worker in workers:
                 if worker.peer.rounds is None or turn < worker.peer.rounds:
                     measured.rounds[worker.peer.function].append(worker.measure())
@@ -218,15 +220,13 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
     return [lines[0], f"| {' | '.join(ruler)} |", *lines[1:]]
 
 
-def update(path: Path, head: str, name: str, text: str, order: Sequence[str]) -> None:
+def update(path: Path, head: str, name: str, text: str) -> None:
     """Put the section `name` into a file of sections, and leave the others as they are."""
     old = path.read_text("utf-8") if path.exists() else ""
     parts = re.split(r"(?m)^(?=## )", old)
     sections = {part[3:].partition("\n")[0]: part.strip() for part in parts if part[:3] == "## "}
     sections[name] = text.strip()
-    names = [*(key for key in order if key in sections), *(k for k in sections if k not in order)]
-    kept = [sections[key] for key in names]
-    path.write_text("\n\n".join([head.strip(), *kept]) + "\n", "utf-8")
+    path.write_text("\n\n".join([head.strip(), *sections.values()]) + "\n", "utf-8")
 
 
 def machine(facts: Facts) -> dict[str, str]:

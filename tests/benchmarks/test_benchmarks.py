@@ -39,7 +39,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         said = [f"speech {n} of a play, {'so good' if n % 2 else 'so bad'}" for n in range(count)]
         for name, rows in (
             ("sst2", {"sentence": said, "label": [n % 2 for n in range(count)]}),
-            ("tinyshakespeare", {"text": said}),
+            ("tinyshakespeare", {"text": [" ".join([text] * 20) for text in said]}),
         ):
             path = folder / name / "data" / f"{split}-00000-of-00001.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)

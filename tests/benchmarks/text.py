@@ -11,20 +11,14 @@ RESULTS.md.
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import importlib.util
-import shlex
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from common import Group, Measured, Peer, Ratio, arguments, machine, measure, once, say, section
-from common import update as put
-from vision import DATA, HEAD, RATE, RESULTS, SECONDS, same_losses
-from vision import PARTS as VISION
+from common import Group, Peer, Ratio, once, say
+from script import Part, Script
+from vision import RATE, SECONDS, same_losses
 from worker import Setup
 
 ACCURACY = "accuracy"
@@ -123,7 +117,9 @@ def accuracy(base: Setup, scale: Scale) -> list[Group]:
             ]
             ratio = Ratio("accuracy, finetune / Trainer", (ours, ACCURACY), (trainer, ACCURACY))
             title = f"{method}, epochs: {epochs}, aim {needed[epochs]}"
-            groups.append(Group(title, replace(base, epochs=epochs), peers, [ratio]))
+            groups.append(
+                Group(title, replace(base, epochs=epochs), peers, [ratio], rounds=scale.seeds)
+            )
     return groups
 
 
@@ -131,24 +127,24 @@ STEADY = (
     "on SST-2 (6,920 sentences), all-MiniLM-L6-v2, batch 32, AdamW, dropout as the model has it: "
     "samples per second over {steps} steady steps in each round."
 )
-TEXT = {
-    "text-full": (training("full"), f"Full fine-tuning {STEADY}"),
-    "text-lora": (training("lora"), f"LoRA, rank 8 on queries and values, {STEADY}"),
-    "text-embeddings": (
+PARTS: dict[str, Part] = {
+    "full": (training("full"), f"Full fine-tuning {STEADY}"),
+    "lora": (training("lora"), f"LoRA, rank 8 on queries and values, {STEADY}"),
+    "embeddings": (
         embeddings,
         "A linear head on the frozen features of SST-2: seconds from the rows to the validated "
         "head, imports left out.",
     ),
-    "text-top-layer": (
+    "top-layer": (
         top_layer,
         "Only the top layer and the head learn from SST-2: samples per second over whole epochs "
         "after the first, validation included.",
     ),
-    "text-packing": (
+    "packing": (
         packing,
         "Shakespeare's speeches (6,500): speeches per second in training, whole runs of one epoch.",
     ),
-    "text-accuracy": (
+    "accuracy": (
         accuracy,
         "Accuracy on SST-2's test split (n = 1,821) after whole runs, {seeds} seeds: mean over "
         "seeds is what counts; full with a learning rate of 1e-4, LoRA with 2e-3. Seconds are of "
@@ -157,55 +153,16 @@ TEXT = {
 }
 
 
-def main() -> int:
-    """Measure the parts that were asked for; return 1 if one misses its target."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("what", nargs="*", help="parts, data=PATH, results=PATH")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds over all peers")
-    parser.add_argument("--quick", action="store_true", help="a few steps, to see that all runs")
-    asked = parser.parse_intermixed_args()
-    names, paths = arguments(asked.what)
-    parts = [f"text-{name}" for name in names] or list(TEXT)
-    if unknown := {*parts} - {*TEXT} | {*paths} - {"data", "results"}:
-        known = ", ".join(name.removeprefix("text-") for name in TEXT)
-        parser.error(f"unknown: {', '.join(sorted(unknown))}. Parts: {known}")
-    data = Path(paths.get("data", DATA)).resolve()
-    if not data.is_dir():
-        parser.error(f"there is no folder {data}: give data=PATH")
-    results = None if asked.quick and "results" not in paths else paths.get("results", RESULTS)
-    scale = QUICK if asked.quick else Scale(asked.rounds)
-    passed = True
-    for name in parts:
-        with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
-            setup = Setup(str(data), scratch, model="minilm", epochs=3)
-            measured = run(name, setup, scale, results)
-        passed &= all(group.passes() for group in measured)
-    return 0 if passed or asked.quick else 1
-
-
-def run(name: str, setup: Setup, scale: Scale, results: Path | str | None) -> list[Measured]:
-    """Measure one part, print its section, and put it into the results."""
-    say(f"{name}: preparing")
-    groups, story = TEXT[name]
-    facts = once("prepare:machine", setup)
-    began = datetime.datetime.now(datetime.UTC)
-    rounds = scale.seeds if name == "text-accuracy" else scale.rounds
-    measured = [measure(group, rounds) for group in groups(setup, scale)]
-    minutes = (datetime.datetime.now(datetime.UTC) - began).total_seconds() / 60
-    asked = [word for word in sys.argv[1:] if not word.startswith(("data=", "results="))]
-    told = {
-        "date": f"{began:%Y-%m-%d %H:%M} UTC, {minutes:.0f} minutes",
-        "command": f"`{shlex.join(['python', 'tests/benchmarks/text.py', *asked])}`",
-        **machine(facts),
-    }
-    text = section(name, story.format(**vars(scale)), told, measured)
-    print(text, flush=True)
-    if results is not None:
-        put(Path(results), HEAD, name, text, [*VISION, *TEXT])
-    return measured
-
+SCRIPT = Script(
+    path=__file__,
+    story=__doc__ or "",
+    parts=PARTS,
+    setup=Setup("", "", model="minilm", epochs=3),
+    scale=Scale,
+    quick=QUICK,
+    rounds=5,
+    prefix="text-",
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(SCRIPT.main())

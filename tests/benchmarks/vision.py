@@ -1,7 +1,7 @@
 """Speed and memory of fine-tuning vision models, beside what users would run instead.
 
     python tests/benchmarks/vision.py [training] [features] [photos] [frozen]
-                                      [--pairs 7] [--quick] [data=../shared/data] [results=PATH]
+                                      [--rounds 7] [--quick] [data=../shared/data] [results=PATH]
 
 Without a part all four are measured, in about a quarter of an hour on 2 cores that do nothing
 else. The data folder holds `cifar10` (parquet, as `uoft-cs/cifar10`) and `hymenoptera` (class
@@ -12,53 +12,25 @@ everything runs: a few steps, and no file is written unless `results=` names one
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import importlib.util
 import itertools
 import json
-import shlex
 import sys
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common import (
-    Group,
-    Measured,
-    Peer,
-    Ratio,
-    arguments,
-    machine,
-    measure,
-    once,
-    say,
-    section,
-    update,
-)
+from common import Group, Peer, Ratio, once, say
+from script import Part, Script
 from worker import Setup
 
-HERE = Path(__file__).resolve().parent
-DATA = HERE.parents[2] / "shared" / "data"
-RESULTS = HERE / "RESULTS.md"
 RATE, SECONDS, AGAIN = "samples_per_second", "seconds", "again"
-
-HEAD = """
-# Results
-
-Written by `vision.py` and `text.py` in this folder; see [README.md](README.md) for what is compared
-and how. Figures are medians over the rounds, with the lowest and the highest; a ratio is taken
-within each round, because then both of its figures met the same machine. In the parts on images,
-weights are random.
-"""
 
 
 @dataclass(frozen=True)
 class Scale:
     """How much is measured."""
 
-    pairs: int
+    rounds: int
     warm: int = 12
     skip: int = 10
     steps: int = 30
@@ -71,7 +43,7 @@ class Scale:
     @property
     def training_images(self) -> int:
         """So many images at batch 32 that no block reaches the end of the epoch."""
-        return (self.warm + self.pairs * (self.skip + self.steps) + 20) * 32
+        return (self.warm + self.rounds * (self.skip + self.steps) + 20) * 32
 
 
 QUICK = Scale(1, 2, 1, 2, 64, 64, 3, ("vit_tiny_patch16_224",), (2,))
@@ -192,7 +164,7 @@ def frozen(base: Setup, scale: Scale) -> list[Group]:
     setup = replace(
         base,
         images=scale.top_images,
-        epochs=scale.pairs + 3,
+        epochs=scale.rounds + 3,
         # The clock ticks before an update: from one epoch's first update to the next one's.
         warm=updates + 1,
         skip=0,
@@ -231,7 +203,7 @@ def same_losses(setup: Setup) -> str:
     return f"Losses: {len(common)} logged by both, largest difference {largest:.2g}."
 
 
-PARTS: dict[str, tuple[Callable[[Setup, Scale], list[Group]], str]] = {
+PARTS: dict[str, Part] = {
     "training": (
         training,
         "Full fine-tuning on CIFAR-10 images at 64 pixels, batch 32, random resized crop and flip, "
@@ -255,52 +227,14 @@ PARTS: dict[str, tuple[Callable[[Setup, Scale], list[Group]], str]] = {
 }
 
 
-def main() -> int:
-    """Measure the parts that were asked for; return 1 if one misses its target."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("what", nargs="*", help="parts, data=PATH, results=PATH")
-    parser.add_argument("--pairs", type=int, default=7, help="rounds over all peers")
-    parser.add_argument("--quick", action="store_true", help="a few steps, to see that all runs")
-    asked = parser.parse_intermixed_args()
-    names, paths = arguments(asked.what)
-    if unknown := {*names} - {*PARTS} | {*paths} - {"data", "results"}:
-        parser.error(f"unknown: {', '.join(sorted(unknown))}. Parts: {', '.join(PARTS)}")
-    data = Path(paths.get("data", DATA)).resolve()
-    if not data.is_dir():
-        parser.error(f"there is no folder {data}: give data=PATH")
-    results = None if asked.quick and "results" not in paths else paths.get("results", RESULTS)
-    scale = QUICK if asked.quick else Scale(asked.pairs)
-    passed = True
-    for name in names or PARTS:
-        with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
-            groups = run(name, Setup(str(data), scratch), scale, results)
-        passed &= all(group.passes() for group in groups)
-    return 0 if passed or asked.quick else 1
-
-
-def run(name: str, setup: Setup, scale: Scale, results: Path | str | None) -> list[Measured]:
-    """Measure one part, print its section, and put it into the results."""
-    say(f"{name}: preparing")
-    groups, story = PARTS[name]
-    facts = once("prepare:machine", setup)
-    began = datetime.datetime.now(datetime.UTC)
-    measured = [measure(group, scale.pairs) for group in groups(setup, scale)]
-    minutes = (datetime.datetime.now(datetime.UTC) - began).total_seconds() / 60
-    asked = [word for word in sys.argv[1:] if not word.startswith(("data=", "results="))]
-    command = shlex.join(["python", "tests/benchmarks/vision.py", *asked])
-    told = {
-        "date": f"{began:%Y-%m-%d %H:%M} UTC, {minutes:.0f} minutes",
-        "command": f"`{command}`",
-        **machine(facts),
-    }
-    text = section(name, story.format(**vars(scale)), told, measured)
-    print(text, flush=True)
-    if results is not None:
-        update(Path(results), HEAD, name, text, list(PARTS))
-    return measured
-
+SCRIPT = Script(
+    path=__file__,
+    story=__doc__ or "",
+    parts=PARTS,
+    setup=Setup("", ""),
+    scale=Scale,
+    quick=QUICK,
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(SCRIPT.main())

@@ -1,0 +1,82 @@
+"""One way of learning some data: its runs over seeds, and what they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from finetune.intervals import Interval
+from finetune.run import Run
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way of learning the same data: its finished runs, a run for each seed."""
+
+    name: str
+    runs: tuple[Run, ...]
+    lr: float | None = None
+    """The learning rate that validation chose for it, where there was a choice."""
+
+    def values(self, split: str) -> list[float]:
+        """Return the metric that chooses, seed by seed."""
+        name = self.runs[0].result["metric"].lstrip("-")
+        return [float(run.result[split][name]["value"]) for run in self.runs]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the test split."""
+        result = self.runs[0].result
+        return int(result["test"][result["metric"].lstrip("-")]["n"])
+
+    def mean(self, split: str) -> dict[str, Any]:
+        """Return the mean over seeds with its t interval: `{"value", "low", "high", "n"}`."""
+        return over_seeds(self.values(split))
+
+    @property
+    def seconds(self) -> float:
+        """Mean seconds of a whole run."""
+        return float(np.mean([run.result["cost"]["seconds"] for run in self.runs]))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Return what it costs: seconds, memory, parameters that learn, bytes of the model."""
+        first = self.runs[0]
+        files = [path for path in first.model.rglob("*.safetensors") if path.is_file()]
+        return {
+            "seconds": self.seconds,
+            "peak_memory_bytes": max(r.result["cost"]["peak_memory_bytes"] for r in self.runs),
+            "trainable_parameters": first.result["parameters"]["trainable_parameters"],
+            "model_bytes": sum(path.stat().st_size for path in files),
+        }
+
+
+def over_seeds(values: Sequence[float]) -> dict[str, Any]:
+    """Return the mean with Student's t interval: `{"value", "low", "high", "n"}`.
+
+    One value has no interval; values without spread have one of no width.
+    """
+    mean = float(np.mean(values))
+    bounds: Interval = (None, None)
+    if len(values) > 1:
+        from scipy.stats import t
+
+        error = float(np.std(values, ddof=1)) / len(values) ** 0.5
+        reach = float(t.ppf(0.975, len(values) - 1)) * error
+        bounds = (mean - reach, mean + reach)
+    return {"value": mean, "low": bounds[0], "high": bounds[1], "n": len(values)}
+
+
+def gap(one: Contender, other: Contender, split: str = "test") -> dict[str, Any]:
+    """Return by how much `one` exceeds `other`, paired by seed, with its t interval."""
+    pairs = zip(one.values(split), other.values(split), strict=True)
+    return over_seeds([a - b for a, b in pairs])
+
+
+def is_gain(metric: str, difference: Mapping[str, Any]) -> bool:
+    """Return whether a difference is for the better beyond chance; `-metric` is better if less."""
+    bound = difference["high"] if metric.startswith("-") else difference["low"]
+    return bound is not None and (bound < 0 if metric.startswith("-") else bound > 0)
