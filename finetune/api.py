@@ -54,17 +54,22 @@ def evaluate(
     data: Any = None,
     overrides: Sequence[str] = (),
     slices: Sequence[str] = (),
+    forgetting: Any = None,
 ) -> None:
     """Measure a finished run again, on its own test split or on `data`, and print what was found.
 
     Says whether the figures are those of the result to the last digit. `overrides` are further
-    `data.key=value`, `slices` columns by whose values the rows are also told apart. Raises what
-    `Run.load` and `Run.evaluate` do.
+    `data.key=value`, `slices` columns by whose values the rows are also told apart. `forgetting` is
+    reference data, on which linear probes on the pretrained and on the fine-tuned backbone are
+    compared. Raises what `Run.load` and `Run.evaluate` do.
     """
     from finetune import evaluation
+    from finetune import forgetting as forgotten
 
     run = run if isinstance(run, Run) else Run.load(run)
     evaluation.show(run, evaluation.measure(run, data, overrides, slices))
+    if forgetting is not None:
+        forgotten.show(run, forgetting)
 
 
 def predict(
@@ -273,5 +278,5 @@ def _train(
         cost["evidence_seconds"] = round(time.monotonic() - began - cost["seconds"], 3)
         cost["seconds"] = round(cost["seconds"] + training.pop("earlier_seconds", 0.0), 3)
         result |= tested | {"cost": cost}
-        outcome.publish(folder, job, result, predictions, rungs, saved)
+        outcome.publish(folder, job, result, predictions, rungs, saved if evidence else None)
     accelerator.wait_for_everyone()

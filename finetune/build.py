@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from finetune import environment
+from finetune import environment, slices
 from finetune.errors import DataError, Failure, FinetuneError, RecipeError, UnreadableInputs
 from finetune.job import Job
 from finetune.protocols import SPLITS, Network, Source, Split, Splits, Target
@@ -36,6 +36,7 @@ def job(recipe: Recipe) -> Job:
     splits = recipe.data.load(recipe.task.columns)
     target = recipe.task.bind(splits, train)
     check_batch(recipe, splits)
+    slices.cells([splits.test], recipe.slices, recipe.task.form.reading)
     metrics = further_metrics(recipe, splits, target)
     network = untrained(recipe, target)
     device = environment.device()

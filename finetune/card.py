@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune import front_matter, loading, plain_yaml, wording
+from finetune import front_matter, loading, plain_yaml, slices, wording
 from finetune.errors import SECRET, RecipeError
 from finetune.protocols import SPLITS
 
@@ -118,6 +118,8 @@ def _scores(result: Mapping[str, Any]) -> str:
                 f"Paired difference from the baseline {inert(known)} in "
                 f"{inert(wording.metric(main))}: {gap}."
             )
+    if told := slices.sentence(result.get("slices", {}), result["metric"], result["test"][main]):
+        lines.append(inert(told, 500))
     looks = result.get("looks_at_test", ())
     said = "; ".join(f"{x['precision']}, batches of {x['batch_size']}" for x in looks)
     times = "once" if len(looks) == 1 else f"{len(looks)} times"

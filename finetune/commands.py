@@ -60,7 +60,7 @@ def _evaluate(own: Values, rest: list[str]) -> None:
     from finetune import api
 
     slices = own["slices"].split(",") if "slices" in own else ()
-    api.evaluate(own["run"], own.get("data"), rest, slices)
+    api.evaluate(own["run"], own.get("data"), rest, slices, own.get("forgetting"))
 
 
 def _predict(own: Values, rest: list[str]) -> None:
@@ -194,6 +194,7 @@ COMMANDS = {
             "*run": "run folder, or user/name of one that was pushed",
             "data": "other data: a folder, table or hub id",
             "slices": "columns by whose values figures are told apart, with the worst slice named",
+            "forgetting": "reference data: what a linear probe there has lost by fine-tuning",
         },
         (
             "finetune evaluate run=runs/photos",

@@ -152,16 +152,12 @@ def _scored(
 
     `declared` says that labels are those of the run's own data, not to be matched by name.
     """
-    if slices and getattr(recipe.task.form.reading, "packed", False):
-        raise RecipeError(
-            "slices= cannot tell packed texts apart, which share samples. Train with "
-            "task.packed=false, and each text has figures of its own."
-        )
     accelerator = environment.accelerator("no")
     network, target = run.network(), run.target()
     module = network.module.to(accelerator.device)
     sources, splits = build.open_splits(recipe, network, splits, used, augmented=False)
-    columns = sliced.cells([splits[split] for split in used if len(splits[split])], slices)
+    given = [splits[split] for split in used if len(splits[split])]
+    columns = sliced.cells(given, slices, recipe.task.form.reading)
     for split in used:
         if count := len(splits.left_out.get(split, ())):
             console.say(f"{count} unreadable inputs were left out of the {split} split.")
@@ -183,9 +179,9 @@ def _scored(
         from finetune import metrics
 
         further = metrics.resolve(recipe.metrics, recipe.trust_remote_code)
-    given, truth = np.concatenate(predictions), np.concatenate(targets)
-    parts = sliced.scores(target, given, truth, columns)
-    return target.scores(given, truth, metrics=further), parts, len(truth)
+    answers, truth = np.concatenate(predictions), np.concatenate(targets)
+    parts = sliced.scores(target, answers, truth, columns)
+    return target.scores(answers, truth, metrics=further), parts, len(truth)
 
 
 @dataclass(frozen=True)

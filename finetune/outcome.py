@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune import baselines, calibration, card, environment, gate, mistakes, report
+from finetune import baselines, calibration, card, environment, gate, mistakes, report, slices
 from finetune.folder import write, write_json
 from finetune.freezing import manifest
 from finetune.loop import predict
@@ -142,17 +142,20 @@ def publish(
     result: dict[str, Any],
     predictions: Array,
     rungs: Mapping[str, baselines.Rung],
-    network: Network,
+    network: Network | None,
 ) -> None:
     """Write the pages that a person reads, and last the result, which ends the run.
 
     `rungs` are the baselines that the backbone gives without training, and `network` is the saved
-    model, which gave the predictions on the test split.
+    model, which gave the predictions on the test split and is explained where it is given.
     """
     surroundings = environment.describe() | {"argv": environment.arguments()}
     write_json(folder.path / "environment.json", surroundings)
     result["baselines"] = baselines.scores(job, predictions, rungs)
-    shown = job.target.evidence(predictions, job.samples["test"].truth)
+    columns = slices.cells([job.splits.test], job.recipe.slices)
+    truth = job.samples["test"].truth
+    result["slices"] = slices.scores(job.target.native, predictions, truth, columns)
+    shown = job.target.evidence(predictions, truth)
     result["confused"] = mistakes.confused(shown.confusion, job.target.classes)
     text = card.text(job.recipe, job, result, surroundings)
     if drawn := picture.curves(folder.log_path, result):

@@ -18,6 +18,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    field_validator,
 )
 
 from finetune import explain, override, protocols
@@ -93,10 +94,18 @@ class Recipe(Value):
     train: Train = Train()
     metrics: tuple[Any, ...] = ()
     """Further metrics: names, `evaluate.Metric` objects (in a script), or `user/name@revision`."""
+    slices: tuple[str, ...] = ()
+    """Columns of the data by whose values the test figures are told apart, with the worst slice."""
     trust_remote_code: bool = False
     """Allow metrics by hub name to run their authors' code; their revision must be pinned."""
     hub: Hub = Hub()
     """Where the finished model is pushed to; the run folder does not depend on it."""
+
+    @field_validator("slices", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        # slices=camera,place on the command line.
+        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
     def override(self, *texts: str, **values: Any) -> Self:
         """Return another recipe: `recipe.override("train.epochs=1", method=LoRA(rank=16))`.

@@ -49,6 +49,11 @@ def search(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RecipeError("A search runs in one process: start it without `accelerate launch`.")
     recipe, dimensions = search_space.read(recipe, texts)
+    if recipe.hub.push:
+        raise RecipeError(
+            "search pushes nothing: leave out hub.push, and push the run that it ends with by "
+            "`finetune push run=DIR repo=user/name`."
+        )
     text = "\n".join([recipe.to_yaml(), *map(str, dimensions)])
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     path = Path(output) if output else Path("runs") / f"search-{recipe.name}-{digest}"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from finetune import tables, wording
-from finetune.errors import DataError, listed, nearest
+from finetune.errors import DataError, RecipeError, listed, nearest
 from finetune.protocols import Array, Target
 
 LEAST = 10
@@ -29,21 +29,29 @@ def scores(
 ) -> Slices:
     """Return the metric that chooses on each slice of the rows, with its interval.
 
-    `columns` are cells by name, one for each row of `truth`. Raises DataError for cells that are
-    no words, numbers or truth values.
+    `columns` are cells by name, one for each row of `truth`: words, numbers or truth values.
     """
     metric = target.metric.lstrip("-")
     return {
         name: {
             value: target.scores(predictions[rows], truth[rows])[metric]
-            for value, rows in _parts(name, cells).items()
+            for value, rows in _parts(cells).items()
         }
         for name, cells in columns.items()
     }
 
 
-def cells(tables: Sequence[Any], names: Sequence[str]) -> dict[str, list[Any]]:
-    """Return columns of tables that stand under one another; raise DataError for one not there."""
+def cells(tables: Sequence[Any], names: Sequence[str], reading: Any = None) -> dict[str, list[Any]]:
+    """Return columns of tables that stand under one another.
+
+    Raises DataError for one that is not there or has no plain cells, and RecipeError where the
+    `reading` of the task packs rows into samples.
+    """
+    if names and getattr(reading, "packed", False):
+        raise RecipeError(
+            "slices= cannot tell packed texts apart, which share samples. Train with "
+            "task.packed=false, and each text has figures of its own."
+        )
     found = {}
     for name in names:
         for table in tables:
@@ -53,6 +61,12 @@ def cells(tables: Sequence[Any], names: Sequence[str]) -> dict[str, list[Any]]:
                     f"The columns are {listed(table.column_names)}."
                 )
         found[name] = [cell for table in tables for cell in table[name]]
+        for cell in found[name]:
+            if not isinstance(cell, (str, int, float, bool, type(None))):
+                raise DataError(
+                    f"slices={name}: its cells are no words or numbers but {type(cell).__name__}. "
+                    "Name a column of plain values."
+                )
     return found
 
 
@@ -90,31 +104,27 @@ def sentence(slices: Slices, metric: str, overall: Mapping[str, Any]) -> str | N
     return told
 
 
+def rows(values: Mapping[str, Mapping[str, Any]], metric: str) -> list[list[str]]:
+    """Return value, n, figure and interval of the slices of one column, the weakest first."""
+    plain, sign = metric.lstrip("-"), -1 if metric.startswith("-") else 1
+    known = {v: math.inf if f["value"] is None else sign * f["value"] for v, f in values.items()}
+    return [
+        [v, f"{f['n']:,}", wording.value(plain, f["value"]), wording.interval(plain, f)]
+        for v, f in sorted(values.items(), key=lambda item: known[item[0]])
+    ]
+
+
 def show(slices: Slices, metric: str, overall: Mapping[str, Any]) -> None:
     """Print a table for each column, the weakest slice first, and the sentence on the worst."""
-    plain, sign = metric.lstrip("-"), -1 if metric.startswith("-") else 1
+    header = ["", "n", wording.metric(metric), "95 % interval"]
     for name, values in slices.items():
-        known = {
-            v: math.inf if f["value"] is None else sign * f["value"] for v, f in values.items()
-        }
-        rows = [
-            [v, f"{f['n']:,}", wording.value(plain, f["value"]), wording.interval(plain, f)]
-            for v, f in sorted(values.items(), key=lambda item: known[item[0]])
-        ]
-        header = [name, "n", wording.metric(plain), "95 % interval"]
-        tables.show(f"By {name}", header, rows, right=(1, 2))
+        tables.show(f"By {name}", header, rows(values, metric), right=(1, 2))
     if told := sentence(slices, metric, overall):
         tables.say(f"\n{told}")
 
 
-def _parts(name: str, cells: Sequence[Any]) -> dict[str, Array]:
+def _parts(cells: Sequence[Any]) -> dict[str, Array]:
     """Return the rows of each slice, by its name."""
-    for cell in cells:
-        if not isinstance(cell, (str, int, float, bool, type(None))):
-            raise DataError(
-                f"slices={name}: its cells are no words or numbers but {type(cell).__name__}. Name "
-                "a column of plain values."
-            )
     numbers = [c for c in cells if isinstance(c, (int, float)) and not isinstance(c, bool)]
     if len(numbers) > 0.5 * len(cells) and len(set(numbers)) > MOST:
         names = _binned(cells)

@@ -13,11 +13,12 @@ import pytest
 import staging
 import tiny_texts
 import torch
+import toy
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
-from finetune import Timm
+from finetune import Timm, finetune
 from finetune.attribution import attribute
 from finetune.backbones import TorchModel, Transformers
 from finetune.images.sources import EvaluationSource
@@ -169,10 +170,13 @@ def test_a_picture_is_coloured_where_figures_are() -> None:
     assert abs(red - blue)[20, 200] < 10
 
 
-def test_a_report_explains_some_answers(digits_run: Any) -> None:
-    text = (digits_run.path / "report.html").read_text("utf-8")
-    assert "What answers rest on" in text
-    assert 1 <= text.count("where the answer comes from") <= reasons.WRONG + reasons.RIGHT
+def test_a_report_explains_some_answers_unless_evidence_is_off(tmp_path: Path) -> None:
+    for evidence in (True, False):
+        run = finetune(toy.stripes(epochs=1), tmp_path / str(evidence), evidence=evidence)
+        text = (run.path / "report.html").read_text("utf-8")
+        assert ("What answers rest on" in text) == evidence
+        shown = text.count("where the answer comes from")
+        assert bool(shown) == evidence and shown <= reasons.WRONG + reasons.RIGHT
 
 
 def test_no_time_and_no_gradient_end_it(monkeypatch: pytest.MonkeyPatch) -> None:

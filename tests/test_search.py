@@ -92,6 +92,11 @@ def test_a_number_of_trials_that_is_none(trials: str, capsys: pytest.CaptureFixt
     assert f"trials='{trials}' is not allowed" in capsys.readouterr().err
 
 
+def test_nothing_is_pushed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["search", "recipe=vit-digits", LR, "hub.push=me/digits"]) == 2
+    assert "search pushes nothing: leave out hub.push" in capsys.readouterr().err
+
+
 def test_a_key_twice(recipe: Recipe) -> None:
     with pytest.raises(RecipeError, match=r"train\.lr is given twice"):
         search_space.read(recipe, [LR, "train.lr=1"])

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import csv
+import html
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import TINY_VIT
 from test_evaluate import photos
 
-from finetune import Run, evaluation, slices
+from finetune import Run, evaluation, finetune, slices
 from finetune.command import main
+from finetune.data import TableData
+from finetune.errors import DataError, RecipeError
+from finetune.texts.language import Continuation
+from recipes.vit_digits import recipe as digits
 
 
 @pytest.fixture(scope="module")
@@ -69,14 +75,37 @@ def test_a_slice_that_differs_by_chance_is_said_to() -> None:
 
 def test_rare_values_share_a_slice_and_none_is_missing() -> None:
     cells = [*(f"value {n}" for n in range(40) for _ in range(2 if n < 30 else 1)), None]
-    parts = slices._parts("place", cells)
+    parts = slices._parts(cells)
     assert len(parts) == slices.MOST + 1
     assert len(parts["other"]) == 11
     numbers = [*np.linspace(0, 1, 100), None]
-    assert {name: len(rows) for name, rows in slices._parts("x", numbers).items()} == {
+    assert {name: len(rows) for name, rows in slices._parts(numbers).items()} == {
         "0 to 0.25": 25,
         "0.25 to 0.5": 25,
         "0.5 to 0.75": 25,
         "0.75 to 1": 25,
         "missing": 1,
     }
+
+
+def test_report_and_card_of_a_run_name_the_worst_slice(table: Path, tmp_path: Path) -> None:
+    data = TableData(path=str(table), test=0.5)
+    recipe = digits.override(
+        *TINY_VIT, "train.epochs=1", "train.batch_size=8", "slices=camera", data=data
+    )
+    run = finetune(recipe, tmp_path / "run")
+    found = run.result["slices"]
+    assert set(found["camera"]) == {"old", "new"}
+    told = slices.sentence(found, "accuracy", run.result["test"]["accuracy"])
+    assert told is not None
+    report = html.unescape((run.path / "report.html").read_text("utf-8"))
+    assert "By camera" in report and told in report
+    card = (run.path / "README.md").read_text("utf-8")
+    assert "Worst slice" in card and told.split(": ")[1].split(" with ")[0] in card
+    with pytest.raises(DataError, match="slices=camra: there is no such column"):
+        finetune(recipe.override("slices=camra"), tmp_path / "wrong")
+
+
+def test_packed_texts_cannot_be_told_apart() -> None:
+    with pytest.raises(RecipeError, match="task.packed=false"):
+        slices.cells([], ["place"], Continuation(packed=True))

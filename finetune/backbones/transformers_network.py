@@ -124,7 +124,7 @@ class TransformersNetwork:
         if self.form.head != "row":
             raise BackboneError(
                 "This task has an output for each token, and no features of a row that a linear "
-                "head could be fitted on. Take method=full or method=lora."
+                "head could be fitted on. Take method=full from a random head, or method=lora."
             )
         if self.pooling == "mean":
             states = self._states(inputs)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune import mistakes, wording
+from finetune import mistakes, slices, wording
 from finetune.protocols import Array
 from finetune.report import gallery, plots, reasons
 from finetune.report.page import Block, Cell, Figure, Gallery, Section, Sentences, Table
@@ -47,6 +47,7 @@ def sections(
     return [
         _numbers(*shown.numbers) if shown.numbers else Section("Errors", []),
         _per_class(result, *target.each),
+        _slices(result),
         _confusion(shown.confusion, target.classes or ()),
         _calibration(result, shown),
         worst,
@@ -99,6 +100,23 @@ def _per_class(result: Mapping[str, Any], one: str, many: str) -> Section:
     head = [one, "recall", "precision", "F1", "n"]
     blocks.append(Table(head, rows, fold=f"Table of all {many}"))
     return Section(many.capitalize(), blocks, lead)
+
+
+def _slices(result: Mapping[str, Any]) -> Section:
+    """Return the metric that chooses on parts of the test split, and which is the weakest."""
+    metric, found = result["metric"], result.get("slices", {})
+    head = ["", "n", wording.metric(metric), "95 % interval"]
+    blocks = [
+        Table(
+            head,
+            [[wording.label(name, 60), *figures] for name, *figures in slices.rows(values, metric)],
+            f"By {wording.label(column, 60)}",
+            wide=False,
+        )
+        for column, values in found.items()
+    ]
+    told = slices.sentence(found, metric, result["test"][metric.lstrip("-")])
+    return Section("Slices", blocks, told or "Parts of the test split, each with few rows.")
 
 
 def _cell(figure: Mapping[str, Any]) -> Cell:
