@@ -25,7 +25,17 @@ from finetune import build, console, kept
 from finetune.environment import autocast
 from finetune.freezing import frozen_hashes
 from finetune.protocols import Array, Source, Split
-from finetune.relay import ARGUMENT, Inputs, NotKept, Relay, capture, filled, install, is_dense
+from finetune.relay import (
+    ARGUMENT,
+    Inputs,
+    NoBoundary,
+    NotKept,
+    Relay,
+    capture,
+    filled,
+    install,
+    is_dense,
+)
 
 if TYPE_CHECKING:
     from finetune.job import Job
@@ -55,6 +65,9 @@ def replayed(job: Job, device: torch.device, precision: str) -> Iterator[tuple[J
         if train.gradient_checkpointing:
             raise NotKept("gradient checkpointing computes them anew")
         relay, activations = cached(job.module, sources, folder, key, device, precision)
+    except NoBoundary:
+        yield job, None
+        return
     except (NotKept, OSError) as error:
         reason = getattr(error, "strerror", None) or error
         yield job, f"Frozen activations are not kept: {reason}."
@@ -80,8 +93,8 @@ def cached(
     Sources come with the batch size of their forward passes, and must give the same inputs at
     every epoch; that is for the caller to know, and is checked on a few samples only. `module` is
     already prepared by its method; with the relay it takes the batches of the new sources, and
-    everything else as before. Raises NotKept, or OSError where there is no room, the module as it
-    was. Losses differ by rounding at most, and not where a forward has the batch size.
+    everything else as before. Raises what `install` does, or OSError where there is no room, the
+    module as it was. Losses differ by rounding at most, and not where a forward has the batch size.
     """
     module.to(device)
 

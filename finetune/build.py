@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from finetune import environment, slices
+from finetune import environment, slices, wording
 from finetune.errors import DataError, Failure, FinetuneError, RecipeError, UnreadableInputs
 from finetune.job import Job
 from finetune.protocols import SPLITS, Network, Source, Split, Splits, Target
@@ -52,10 +52,7 @@ def job(recipe: Recipe) -> Job:
         network.checkpoint_activations()
     notes = [
         *splits.notes,
-        *(
-            f"{n} unreadable inputs were left out of the {split} split."
-            for split, n in skipped.items()
-        ),
+        *(wording.left_out(n, split) for split, n in skipped.items()),
         *(
             f"In the {split} split {told}"
             for split in SPLITS
@@ -134,7 +131,7 @@ def open_splits(
         try:
             sources[split] = open_split(recipe, network, splits, split, augmented=augmented)
         except UnreadableInputs as error:
-            failures += [f._replace(name=f"{f.name} ({split})") for f in error.failures]
+            failures += [f._replace(split=split) for f in error.failures]
             noun = error.noun
             splits = without(splits, split, {failure.row for failure in error.failures})
     if failures and getattr(recipe.data, "on_error", "raise") == "raise":

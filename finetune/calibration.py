@@ -58,7 +58,7 @@ def temperature(probabilities: Array, right: Array, soften: Soften) -> float:
     bounds = (np.log(LEAST), np.log(LARGEST))
     found = minimize_scalar(loss, bounds=bounds, method="bounded")
     # Where every answer is right, or hardly one, the best would be at an end and says nothing.
-    inside = loss(bounds[0]) > 1e-6 and found.x < bounds[1] - 0.01
+    inside = loss(bounds[0]) > 1e-6 and bounds[0] + 0.01 < found.x < bounds[1] - 0.01
     return round(float(np.exp(found.x)), 4) if inside and found.fun < loss(0.0) else 1.0
 
 

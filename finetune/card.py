@@ -210,7 +210,7 @@ def _training(
         "seed": f"{train.seed}",
         "time": wording.duration(cost["seconds"]),
         "peak memory": wording.size(cost["peak_memory_bytes"]),
-        "hardware": inert(gpus) if gpus else f"CPU, {environment.get('threads', '?')} threads",
+        "hardware": inert(gpus) if gpus else f"CPU, threads: {environment.get('threads', '?')}",
     }
     return table(["", ""], [[name, fact] for name, fact in facts.items() if fact], "---")
 

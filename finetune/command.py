@@ -99,7 +99,8 @@ def _run(arguments: Sequence[str]) -> None:
         print(usage(rest[0]) if rest and rest[0] in COMMANDS else overview())
     elif name not in COMMANDS:
         raise RecipeError(
-            f"finetune has no command {name!r}.{nearest(name, COMMANDS)} "
+            f"finetune has no command {name!r}.{nearest(name, COMMANDS)}"
+            f"{' Is it for `finetune finetune`?' if '=' in name else ''} "
             f"The commands are {', '.join(COMMANDS)}."
         )
     elif {"-h", "--help"} & set(rest):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from finetune import wording
 from finetune.intervals import Interval
 from finetune.run import Run
 
@@ -21,20 +22,29 @@ class Contender:
     lr: float | None = None
     """The learning rate that validation chose for it, where there was a choice."""
 
+    @property
+    def metric(self) -> str:
+        """The metric that chooses."""
+        return str(self.runs[0].result["metric"].lstrip("-"))
+
     def values(self, split: str) -> list[float]:
         """Return the metric that chooses, seed by seed."""
-        name = self.runs[0].result["metric"].lstrip("-")
-        return [float(run.result[split][name]["value"]) for run in self.runs]
+        return [float(run.result[split][self.metric]["value"]) for run in self.runs]
 
     @property
     def rows(self) -> int:
         """Rows of the test split."""
-        result = self.runs[0].result
-        return int(result["test"][result["metric"].lstrip("-")]["n"])
+        return int(self.runs[0].result["test"][self.metric]["n"])
 
     def mean(self, split: str) -> dict[str, Any]:
-        """Return the mean over seeds with its t interval: `{"value", "low", "high", "n"}`."""
-        return over_seeds(self.values(split))
+        """Return the mean over seeds with its t interval: `{"value", "low", "high", "n"}`.
+
+        The interval of a share ends at 0 and 1.
+        """
+        found = over_seeds(self.values(split))
+        if wording.is_percent(self.metric) and found["low"] is not None:
+            found |= {"low": max(found["low"], 0.0), "high": min(found["high"], 1.0)}
+        return found
 
     @property
     def seconds(self) -> float:

@@ -49,11 +49,17 @@ class DataError(FinetuneError):
 
 
 class Failure(NamedTuple):
-    """A row whose input cannot be used: its number, the name of its file, and why."""
+    """A row whose input cannot be used: its number, its file if it is one, and why."""
 
     row: int
     name: str
     reason: str
+    split: str = ""
+
+    def __str__(self) -> str:
+        row = f"{self.split} row {self.row}".strip()
+        named = f"'{escaped(self.name)}': " if self.name else ""
+        return f"{row}: {named}{self.reason}"
 
 
 class UnreadableInputs(DataError):
@@ -61,7 +67,7 @@ class UnreadableInputs(DataError):
 
     def __init__(self, failures: Iterable[Failure], noun: str = "input") -> None:
         self.failures, self.noun = tuple(failures), noun
-        lines = [f"  row {f.row}: '{escaped(f.name)}': {f.reason}" for f in self.failures]
+        lines = [f"  {failure}" for failure in self.failures]
         super().__init__(
             f"{len(lines)} {noun}{'s' * (len(lines) != 1)} cannot be read:\n"
             + "\n".join(lines)

@@ -160,7 +160,7 @@ def _scored(
     columns = sliced.cells(given, slices, recipe.task.form.reading)
     for split in used:
         if count := len(splits.left_out.get(split, ())):
-            console.say(f"{count} unreadable inputs were left out of the {split} split.")
+            console.say(wording.left_out(count, split))
     predictions, targets = [], []
     for split in used:
         table = splits[split]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from finetune import build, console, environment, extraction
+from finetune import build, console, environment, extraction, wording
 from finetune.data import writing
 from finetune.data.columns import TRUTH, ColumnNotFound
 from finetune.errors import RecipeError
@@ -36,7 +36,7 @@ def write(recipe: Recipe, output: str | Path) -> int:
         console.say(note)
     features, splits = computed(recipe, splits, target)
     for name, rows in splits.left_out.items():
-        console.say(f"{len(rows)} unreadable inputs were left out of the {name} split.")
+        console.say(wording.left_out(len(rows), name))
     first: dict[str, Any] = {"split": "", "row": 0}
     labelled = target is not None and "label" in recipe.task.columns
     if labelled:

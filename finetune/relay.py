@@ -28,6 +28,10 @@ class NotKept(Exception):
     """Why activations cannot be kept, as the second half of a sentence."""
 
 
+class NoBoundary(Exception):
+    """There is nothing to keep, as under LoRA in every layer: nobody need be told."""
+
+
 class Relay:
     """Hands the activations of the batch under way to the part that would compute them.
 
@@ -94,8 +98,9 @@ def is_dense(inputs: Inputs) -> bool:
 
 
 def install(module: nn.Module, inputs: Inputs) -> Relay:
-    """Put a relay at the boundary; raise NotKept, the module as it was, where there is none.
+    """Put a relay at the boundary.
 
+    Raises NoBoundary where there is none, NotKept where it cannot serve; the module is as it was.
     All that runs before the boundary gives NaN here, so that a path around it (a skip connection,
     say) shows in the outputs even where a weight of 0 hides it; then an earlier part is tried.
     """
@@ -118,7 +123,7 @@ def install(module: nn.Module, inputs: Inputs) -> Relay:
             relay.remove()
             raise NotKept("dropout acts in the frozen part")
         relay.remove()
-    raise NotKept("the model has no frozen boundary")
+    raise NoBoundary("the model has no frozen boundary")
 
 
 def _equal(one: Any, other: Any) -> bool:

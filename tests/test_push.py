@@ -142,6 +142,9 @@ def test_a_hub_that_keeps_failing_is_left_and_the_same_call_finishes(
 
 
 def test_interrupted_and_the_same_call_finishes(store: Store, run: Run) -> None:
+    # What a shell starts in the background ignores the signal.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def stop() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.2)

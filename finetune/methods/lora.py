@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -81,7 +84,8 @@ class LoRA(MethodNoun):
                 modules_to_save=whole or None,
                 **options,
             )
-            return cast("nn.Module", get_peft_model(network.module, config))
+            with _hushed():
+                return cast("nn.Module", get_peft_model(network.module, config))
         except (ValueError, TypeError, NotImplementedError) as error:
             raise RecipeError(
                 f"PEFT does not take method.targets={targets!r} with method.options={options}: "
@@ -191,10 +195,8 @@ def merged(module: nn.Module, folder: Path) -> nn.Module:
 
     Raises RunError if the adapter is none for this base.
     """
-    from peft import PeftModel
-
     try:
-        adapted = PeftModel.from_pretrained(cast("Any", module), str(folder))
+        adapted: Any = attached(module, folder)
         return cast("nn.Module", adapted.merge_and_unload(safe_merge=True).eval())
     except (ValueError, RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split()[:60])
@@ -216,7 +218,16 @@ def attached(base: nn.Module, folder: Path) -> nn.Module:
     plain: Any = base
     if getattr(base, "is_quantized", False):
         plain = plain.dequantize().float()
-    return cast("nn.Module", PeftModel.from_pretrained(plain, str(folder)).eval())
+    with _hushed():
+        return cast("nn.Module", PeftModel.from_pretrained(plain, str(folder)).eval())
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Hold back the warning that PEFT asks transformers for what it will drop."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
 
 
 def save_adapter(module: nn.Module, folder: Path, base: str) -> None:

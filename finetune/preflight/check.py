@@ -40,8 +40,8 @@ def check(
     """
     began = time.monotonic()
     path = Path(output) if output else Path("runs") / f"check-{recipe.name}-{recipe.digest}"
-    splits = _loaded(recipe)
-    gaps = _gaps(recipe, splits)
+    splits, unlabelled = _loaded(recipe)
+    gaps = [*unlabelled, *_gaps(recipe, splits)]
     look = _at_images if "image" in recipe.task.columns else _at_texts
     survey, findings, probes = look(recipe, splits)
     findings += [*gaps, *balance.check(survey), *shortcuts.check(probes)]
@@ -76,17 +76,22 @@ def brief(splits: Splits, task: Any) -> list[str]:
     return [finding.what for finding in findings if finding.severity == "serious"]
 
 
-def _loaded(recipe: Recipe) -> Splits:
-    """Return the splits without rows that cannot be used, and without labels if there are none."""
+def _loaded(recipe: Recipe) -> tuple[Splits, list[Finding]]:
+    """Return the splits without rows that cannot be used, and without labels if there are none.
+
+    That would stop the training, so it is a finding.
+    """
     columns = recipe.task.columns
     if hasattr(recipe.data, "on_error"):
         recipe = recipe.override("data.on_error=skip")
     try:
-        return recipe.data.load(columns)
+        return recipe.data.load(columns), []
     except ColumnNotFound as error:
         if error.name not in TRUTH:
             raise
-        return recipe.data.load([name for name in columns if name not in TRUTH])
+        splits = recipe.data.load([name for name in columns if name not in TRUTH])
+        found = Finding("serious", f"nothing is told of labels, as they were not found: {error}", 1)
+        return splits, [found]
 
 
 def _gaps(recipe: Recipe, splits: Splits) -> list[Finding]:

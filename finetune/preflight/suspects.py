@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from finetune.errors import DataError
-from finetune.preflight.finding import Example, Finding, rows
+from finetune.preflight.finding import Example, Finding
 from finetune.preflight.survey import Survey
 from finetune.protocols import Array
 
@@ -84,7 +84,7 @@ def check(survey: Survey, found: Suspects) -> list[Finding]:
     )
     count = len(found.rows)
     what = (
-        f"{rows(count, len(survey), 'rows')} of another class to a linear probe on the features; "
-        "wrong labels are likeliest among the first"
+        f"a linear probe doubts {count:,} of {len(survey):,} labels; wrong ones are likeliest "
+        "among the first"
     )
     return [Finding("warning" if count else "note", what, count, examples)]

@@ -51,15 +51,23 @@ def headline(result: Mapping[str, Any]) -> Headline:
 
 
 def _gain(result: Mapping[str, Any], name: str) -> str:
-    """Return by how much the model beats its baselines, in a sentence."""
-    parts = []
-    for known, scores in result.get("baselines", {}).items():
-        if name in scores:
-            gap = wording.difference(name, scores.get("difference") or {})
-            other = wording.value(name, scores[name]["value"])
-            words = f"{wording.baseline(known)} reaches {other}"
-            parts.append(words + (f", a difference of {gap}" if gap else ""))
-    return f"Clearly better than the baseline: {'; '.join(parts)}." if parts else ""
+    """Return by how much the model beats the best of its baselines, in a sentence."""
+    reached = {
+        known: scores
+        for known, scores in result.get("baselines", {}).items()
+        if scores.get(name, {}).get("value") is not None
+    }
+    if not reached:
+        return ""
+    sign = -1 if result["metric"].startswith("-") else 1
+    known = max(reached, key=lambda known: sign * reached[known][name]["value"])
+    gap = wording.difference(name, reached[known].get("difference") or {})
+    other = wording.value(name, reached[known][name]["value"])
+    which = "baseline" if len(reached) == 1 else "best baseline"
+    return (
+        f"Clearly better than the {which}: {wording.baseline(known)} reaches {other}"
+        f"{gap and f', a difference of {gap}'}."
+    )
 
 
 def _strip(result: Mapping[str, Any], main: str) -> Figure | None:

@@ -81,7 +81,7 @@ class TextInputs:
             for row, values in enumerate(zip(*part, strict=True), start):
                 cells = dict(zip(columns, values, strict=True))
                 if reason := self.reading.problem(cells, self.tokenizer, self.max_length):
-                    failures.append(Failure(row, f"row {row}", reason))
+                    failures.append(Failure(row, "", reason))
         if failures:
             raise UnreadableInputs(failures, "row")
         loaded = kept.load(cache / "tokens", repr(self), columns, len(table), self._encode)
