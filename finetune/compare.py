@@ -195,11 +195,14 @@ def compare(
         plans[CONTROL] = recipe.override("backbone.weights=none")
     if curve:
         recipe.override("data.share=0.5")  # refused here, not after all runs
-    steps = itertools.count(1)
+    started = set[str]()
 
     def run(name: str, what: str, plan: Recipe, seed: int) -> Run:
-        console.say(f"{name}{what}, seed {seed} (run {next(steps)})")
         folder = f"{name}{what}-{seed}".replace(", ", "-").replace(" ", "-").replace("/", "of")
+        # The learning rate that was chosen has been run with the first seed.
+        if folder not in started:
+            started.add(folder)
+            console.say(f"{name}{what}, seed {seed} (run {len(started)})")
         return child.run(plan.override(f"train.seed={seed}"), path / folder)
 
     contenders, tuned = [], {}
