@@ -119,16 +119,14 @@ class Comparison:
         """Print the table, the differences and the verdict."""
         name = self.metric.lstrip("-")
         rows = [_cells(name, c) for c in self.contenders]
-        head = HEAD
-        if self.lrs:
-            head = [*HEAD, "lr"]
-            rows = [[*row, learning_rate(c)] for row, c in zip(rows, self.contenders, strict=True)]
         seeds = len(self.contenders[0].runs)
         title = (
             f"{wording.metric(name)}, mean over {seeds} seeds with the 95 % t interval of the "
             f"seeds; test n = {self.contenders[0].rows:,}"
         )
-        tables.show(title, head, rows, right=range(3, len(head)), whole=[0, 2])
+        tables.show(title, HEAD, rows, right=range(3, len(HEAD)), whole=range(1, len(HEAD)))
+        if chosen := [f"{c.name} {c.lr:g}" for c in self.contenders if c.lr is not None]:
+            tables.say(f"Learning rates, chosen on validation: {', '.join(chosen)}.")
         gaps = [
             [f"{a.name} over {b.name}", wording.difference(name, found)]
             for a, b, found in self.pairs()
@@ -142,12 +140,7 @@ class Comparison:
         tables.say(f"\nreport  {self.path / 'report.html'}")
 
 
-HEAD = ["method", "validation", "test", "time", "memory", "learn", "model"]
-
-
-def learning_rate(contender: Contender) -> str:
-    """Return the learning rate that was chosen, as text."""
-    return wording.UNKNOWN if contender.lr is None else f"{contender.lr:g}"
+HEAD = ["method", "val.", "test", "time", "memory", "learn", "model"]
 
 
 def _cells(name: str, contender: Contender) -> list[str]:
@@ -156,7 +149,7 @@ def _cells(name: str, contender: Contender) -> list[str]:
         contender.name,
         wording.value(name, contender.mean("validation")["value"]),
         wording.figure(name, contender.mean("test")),
-        wording.duration(facts["seconds"]),
+        f"{facts['seconds']:,.0f} s",
         wording.size(facts["peak_memory_bytes"]),
         wording.count(facts["trainable_parameters"]),
         wording.size(facts["model_bytes"]),

@@ -39,7 +39,8 @@ def render(recipe: Recipe, found: Comparison) -> str:
         _seeds(found, name),
         Section("Recipe", [Code(recipe.to_yaml())]),
     ]
-    subtitle = f"{len(found.contenders)} ways to learn, {seeds} seeds each, equal budget"
+    ways = f"{len(found.contenders)} ways to learn, {seeds} seeds each, equal budget"
+    subtitle = " · ".join(filter(None, [getattr(recipe.backbone, "public_name", ""), ways]))
     title = f"{recipe.name}: methods compared"
     return page.render(page.Page(title, subtitle, headline, sections))
 
