@@ -3,8 +3,9 @@
     wilson       proportions (accuracy, recall): Wilson 1927
     bootstrap    functions of means over samples (F1, log loss, RMSE): Efron 1981, bias-corrected
                  percentiles
-    linearised   ranking metrics (AUROC, average precision): the infinitesimal jackknife, Jaeckel
-                 1972, which is the bootstrap's limit without resampling; DeLong et al. 1988
+    linearised   ranking metrics (AUROC, average precision) and the calibration error: the
+                 infinitesimal jackknife, Jaeckel 1972, which is the bootstrap's limit without
+                 resampling; DeLong et al. 1988
     grouped      any other function of the samples: the delete-a-group jackknife
 
 A bound that cannot be had, as from a single sample, is None.

@@ -169,6 +169,17 @@ def test_intervals_agree_with_scipys_bootstrap(kind: Any, data: Any) -> None:
         assert high == pytest.approx(drawn.high, abs=0.35 * (drawn.high - drawn.low)), name
 
 
+def test_the_interval_of_the_calibration_error_holds_the_true_one() -> None:
+    random = np.random.default_rng(0)
+    held = 0
+    for _ in range(100):
+        sure = random.uniform(0.6, 0.95, 1000)
+        wrong = random.random(1000) > sure - 0.05
+        found = score("classes", np.stack([sure, 1 - sure], 1), wrong.astype(int), only=["ece"])
+        held += found["ece"]["low"] <= 0.05 <= found["ece"]["high"]
+    assert held >= 88
+
+
 @pytest.mark.parametrize(("kind", "data"), CASES)
 def test_every_metric_has_its_interval_and_n_the_same_each_time(kind: Any, data: Any) -> None:
     given, true = data()
