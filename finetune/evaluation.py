@@ -269,7 +269,7 @@ def _record(run: Run, count: int, fingerprint: str | None) -> None:
 def show(run: Run, measured: Measured) -> None:
     """Print the figures, those of each class, and whether they are those of the result."""
     if measured.own:
-        summary.show(run.result | {"test": measured.scores}, run.path)
+        summary.show(run.result | {"test": measured.scores})
     else:
         rows = [
             [wording.metric(name), wording.value(name, f["value"]), wording.interval(name, f)]

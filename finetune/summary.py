@@ -16,8 +16,11 @@ MOST = 4
 """Metrics shown; all of them are in result.json and the report."""
 
 
-def show(result: Mapping[str, Any], path: Path) -> None:
-    """Print a result on standard output; where that is no terminal, without any colour codes."""
+def show(result: Mapping[str, Any], path: Path | None = None) -> None:
+    """Print a result on standard output; where that is no terminal, without any colour codes.
+
+    With the folder of the run, also what the training took and where things lie.
+    """
     console = Console(highlight=False, soft_wrap=False)
     kinds = f"{result['task']}, {wording.method(result['method'])}"
     console.print()
@@ -25,8 +28,9 @@ def show(result: Mapping[str, Any], path: Path) -> None:
     console.print(_scores(result))
     if sentence := wording.verdict(result):
         console.print(Text(sentence, style="yellow"))
-    console.print()
-    console.print(_facts(result, path))
+    if path is not None:
+        console.print()
+        console.print(_facts(result, path))
 
 
 def _scores(result: Mapping[str, Any]) -> Table:
