@@ -124,10 +124,10 @@ def interval(name: str, figure: Mapping[str, Any]) -> str:
 
     Where both are the same, as where all seeds agree, they say nothing either.
     """
-    bounds = [figure.get("low"), figure.get("high")]
-    if None in bounds or bounds[0] == bounds[1]:
+    low, high = figure.get("low"), figure.get("high")
+    if low is None or high is None or math.isclose(low, high):
         return ""
-    return " to ".join(value(name, bound).removesuffix(" %") for bound in bounds)
+    return " to ".join(value(name, bound).removesuffix(" %") for bound in (low, high))
 
 
 def figure(name: str, given: Mapping[str, Any]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from finetune import wording
 from finetune.report import page, plots
@@ -18,14 +19,15 @@ CURVE = ("labels", "rows", "validation", "test")
 
 def render(recipe: Recipe, found: Comparison) -> str:
     """Return the page as HTML."""
-    name, best = found.metric.lstrip("-"), found.contenders[0]
-    seeds = len(best.runs)
-    mean = best.mean("test")
-    rows = [(c.name, c.mean("test")) for c in found.contenders]
+    name, taken = found.metric.lstrip("-"), found.taken
+    seeds = len(taken.runs)
+    mean = taken.mean("test")
+    shown = sorted(found.contenders, key=lambda c: c is not taken)
+    rows = [(c.name, c.mean("test")) for c in shown]
     text = "Mean over seeds on the test split, with 95 % t intervals."
     verdict, *more = found.verdict()
     headline = Headline(
-        name=f"{wording.metric(name)} of {best.name}, mean over {seeds} seeds",
+        name=f"{wording.metric(name)} of {taken.name}, mean over {seeds} seeds",
         value=wording.value(name, mean["value"]),
         range=wording.interval(name, mean),
         verdict=verdict,
@@ -50,11 +52,11 @@ def _methods(found: Comparison, name: str) -> Section:
     for contender in found.contenders:
         chosen = [] if contender.lr is None else [f"{contender.lr:g}"]
         facts = contender.facts
-        figures = (contender.mean(split) for split in ("validation", "test"))
+        figures = (_figure(name, contender.mean(split)) for split in ("validation", "test"))
         rows.append(
             [
                 contender.name,
-                *((wording.value(name, f["value"]), wording.interval(name, f)) for f in figures),
+                *figures,
                 wording.duration(facts["seconds"]),
                 wording.size(facts["peak_memory_bytes"]),
                 f"{facts['trainable_parameters']:,}",
@@ -91,8 +93,16 @@ def _labels(curve: Curve, name: str) -> Section:
         f"{curve.method} on stratified shares of the training rows, which each seed draws anew; "
         "every point gets as many updates, and validation and test stay whole."
     )
-    blocks: list[Block] = [Figure(drawn, text, text), Table(CURVE, curve.cells(), wide=False)]
+    rows: list[list[Cell]] = [
+        [p.name, f"{count:,}", *(_figure(name, p.mean(s)) for s in ("validation", "test"))]
+        for p, count in zip(curve.points, curve.rows, strict=True)
+    ]
+    blocks: list[Block] = [Figure(drawn, text, text), Table(CURVE, rows, wide=False)]
     return Section("Labels", [*blocks, Sentences([curve.answer()])], lead)
+
+
+def _figure(name: str, figure: Mapping[str, Any]) -> Cell:
+    return wording.value(name, figure["value"]), wording.interval(name, figure)
 
 
 def _seeds(found: Comparison, name: str) -> Section:
