@@ -271,7 +271,7 @@ def test_wrong_labels_are_found_in_digits(tmp_path: Path) -> None:
 
 def test_suspicious_labels_are_told_by_name(tmp_path: Path) -> None:
     found = checked(tmp_path, "data=digits", "labels=true", "data.shots=40", *TINY_VIT)
-    assert those(found, "a linear probe doubts")
+    assert those(found, "A linear probe doubts")
     first = found["suspects"][0]
     assert {"split", "row", "name", "label", "suggested", "probability"} <= set(first)
     assert first["label"] != first["suggested"]

@@ -84,7 +84,7 @@ def check(survey: Survey, found: Suspects) -> list[Finding]:
     )
     count = len(found.rows)
     what = (
-        f"a linear probe doubts {count:,} of {len(survey):,} labels; wrong ones are likeliest "
+        f"A linear probe doubts {count:,} of {len(survey):,} labels; wrong ones are likeliest "
         "among the first"
     )
     return [Finding("warning" if count else "note", what, count, examples)]
