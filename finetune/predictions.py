@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -153,7 +154,10 @@ def show(run: Run, rows: Stream, top_k: int = 5) -> None:
         else:
             cells = [_cell(answer[name]) for name in names[1:]]
         lines.append([answer["input"], *cells])
-    folder = os.path.commonpath([os.path.dirname(line[0]) for line in lines]) if rows.files else ""
+    folder = ""
+    if rows.files:
+        with suppress(ValueError):  # there are none, or some of them begin at the root
+            folder = os.path.commonpath([os.path.dirname(line[0]) for line in lines])
     for line in lines if folder else []:
         line[0] = os.path.relpath(line[0], folder)
     tables.show(folder, names, lines)
