@@ -111,6 +111,13 @@ class Interrupted(FinetuneError):
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
 
 
+def said(error: BaseException) -> str:
+    """Return the first line of what an error says, or its type; no access token is in it."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    # A header that cannot be sent is shown whole by the client.
+    return SECRET.sub("SECRET", re.sub(r"Bearer .*", "Bearer SECRET", line))
+
+
 def nearest(given: str, allowed: Iterable[str]) -> str:
     """Return `" Did you mean 'x'?"` for the closest allowed name, or an empty string."""
     close = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.5)

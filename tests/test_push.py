@@ -378,6 +378,14 @@ def test_a_pushed_run_that_is_not_there(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BackboneError, match="The hub has no model me/nothing, or it is private"):
         Run.load("me/nothing")
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 34)
+    with pytest.raises(BackboneError, match=r"not know the token \(401\).*unset HF_TOKEN"):
+        Run.load("me/nothing")
+    monkeypatch.setenv("HF_TOKEN", "hf_\x0b" + "x" * 34)
+    with pytest.raises(BackboneError, match="Bearer SECRET") as caught:
+        Run.load("me/nothing")
+    assert "xxx" not in "".join(traceback.format_exception(caught.value))
+    monkeypatch.setenv("HF_TOKEN", WRITER)
     store.make("me/other")
     with pytest.raises(RunError, match="me/other is no run that was pushed: it has no recipe.yaml"):
         Run.load("me/other")
