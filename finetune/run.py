@@ -61,10 +61,14 @@ class Run:
         }
 
     @property
+    def pushed(self) -> bool:
+        """Whether this is what was pushed: its folder is the cache's, and not to be written to."""
+        return not (self.path / "model").is_dir()
+
+    @property
     def model(self) -> Path:
         """The folder of the saved model; in what was pushed, it lies at the root."""
-        inside = self.path / "model"
-        return inside if inside.is_dir() else self.path
+        return self.path if self.pushed else self.path / "model"
 
     def target(self) -> Target:
         """Return what the run predicts."""
