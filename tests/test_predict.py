@@ -23,7 +23,7 @@ from sklearn.datasets import load_digits
 from finetune import Run, answers, predictions
 from finetune.command import main
 from finetune.data import stream, writing
-from finetune.errors import DataError, RecipeError
+from finetune.errors import DataError, FinetuneError, RecipeError
 
 DIGITS = load_digits().images
 
@@ -157,6 +157,21 @@ def test_without_output_the_first_answers_are_shown(
     assert "19.png" not in said
     assert "and 4 more: output=FILE.csv" in said
     assert max(map(len, said.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("result.json", r"The run in .* is damaged: its recipe.yaml or result.json cannot be read"),
+        ("model/model.safetensors", "timm cannot build '.*': .*header"),
+    ],
+)
+def test_a_damaged_run_is_called_so(digits_run: Run, tmp_path: Path, name: str, said: str) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(digits_run.path, folder)
+    (folder / name).write_bytes(b"{\xff")
+    with pytest.raises(FinetuneError, match=said):
+        Run.load(folder).predict([encoded(0)])
 
 
 def test_paths_from_the_root_and_others_in_one_list(
