@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -110,8 +111,8 @@ def push(run: Run, hub: Hub) -> str:
 
     further = {"private": "true" * hub.private, "revision": hub.revision or ""}
     further["adapter_only"] = "true" * hub.adapter_only
-    command = " ".join(
-        [f"finetune push run={run.path} repo={hub.push}"]
+    command = shlex.join(
+        ["finetune", "push", f"run={run.path}", f"repo={hub.push}"]
         + [f"{key}={value}" for key, value in further.items() if value]
     )
     again = f"The run in {run.path} is whole; when that is mended, push it with: {command}"
