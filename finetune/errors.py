@@ -115,9 +115,7 @@ def said(error: BaseException) -> str:
     """Return the first line of what an error says, or its type; nothing that opens doors is in it:
     no access token, no header that could not be sent, no query of a signed address.
     """
-    text = getattr(error, "server_message", None) or str(
-        error
-    )  # the hub's words
+    text = getattr(error, "server_message", None) or str(error)  # the hub's words
     line = (text.strip() or type(error).__name__).splitlines()[0]
     line = re.sub(r"Bearer .*", "Bearer SECRET", line)
     line = re.sub(r"(://[^\s?'\"]*\?)[^\s'\"]*", r"\1SECRET", line)
