@@ -212,7 +212,7 @@ data the test split counts; where it has one split only, all its rows do.""",
         {
             "*run": "run folder, or user/name of one that was pushed",
             "*inputs": "an image, a folder, a pattern, a table, a .txt file of paths; of texts the "
-            "text itself, a table, a .txt file with one on each line, or - for standard input",
+            "text itself, a table, a .txt file with one on each line; - for standard input",
             "output": "a .csv, .jsonl or .parquet file; the terminal if not given",
             "top_k": "how many of the likeliest classes are told; 5 if not given",
             "image": "the column of a table that holds the images; found if not given",

@@ -111,6 +111,17 @@ class Interrupted(FinetuneError):
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
 
 
+def said(error: BaseException) -> str:
+    """Return the first line of what an error says, or its type; nothing that opens doors is in it:
+    no access token, no header that could not be sent, no query of a signed address.
+    """
+    text = getattr(error, "server_message", None) or str(error)  # the hub's words
+    line = (text.strip() or type(error).__name__).splitlines()[0]
+    line = re.sub(r"Bearer .*", "Bearer SECRET", line)
+    line = re.sub(r"(://[^\s?'\"]*\?)[^\s'\"]*", r"\1SECRET", line)
+    return SECRET.sub("SECRET", line)
+
+
 def nearest(given: str, allowed: Iterable[str]) -> str:
     """Return `" Did you mean 'x'?"` for the closest allowed name, or an empty string."""
     close = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.5)

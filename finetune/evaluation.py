@@ -56,7 +56,8 @@ def measure(
 
     `data` is a short form as in `data=`, or an object that meets the protocol; `overrides` are
     further `data.key=value`. Of other data the test split counts, found by the same rules as for
-    training; where the data has one split only, all its rows do. The model runs in float32 with
+    training; where the data has one split only, all its rows do. What was pushed keeps no record of
+    who looked. The model runs in float32 with
     the batch size of the run, so that the same rows give the same figures. `slices` are columns
     by whose values the rows are also scored in parts. Raises DataError for rows that cannot be
     used or a column that is not there, RecipeError for a key that is not of the data.
@@ -73,7 +74,8 @@ def measure(
         differences = tuple(changed_figures(run.result["test"], scores))
         reasons = tuple(_changes(run, same)) if differences else ()
         measured = replace(measured, differences=differences, reasons=reasons)
-        _record(run, count, None if same else splits.fingerprint)
+        if not run.pushed:
+            _record(run, count, None if same else splits.fingerprint)
     return measured
 
 
@@ -198,7 +200,14 @@ def matched(run: Run, table: Table, classes: tuple[str, ...] | None) -> Any:
     """Return the targets of other data, whose classes are matched to those of the run by name."""
     saved: Mapping[str, Any] = run.result["target"]
     if classes is None:
-        return run.target().encode(table)
+        try:  # numbers may be what classes are called: 1 to 5 are no positions of "1" to "5"
+            called = {**saved, "indexed": False} if "indexed" in saved else saved
+            return run.recipe.task.recall(called).encode(table)
+        except DataError:
+            targets = run.target().encode(table)
+        first = wording.label(saved["classes"][0])
+        console.say(f"The labels are numbers, taken as positions among the classes: 0 is {first}.")
+        return targets
 
     def named(label: Any) -> Any:
         if isinstance(label, (list, tuple)):

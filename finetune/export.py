@@ -19,7 +19,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune import build, card, console, evaluation, export_card, extras, tables, wording
+from finetune import (
+    build,
+    card,
+    console,
+    evaluation,
+    export_card,
+    extras,
+    published,
+    tables,
+    wording,
+)
 from finetune import onnx_model as onnx
 from finetune.errors import DataError, ExportError, RecipeError, RunError, nearest
 from finetune.folder import told_if_full, write, write_json
@@ -61,6 +71,8 @@ def export(
             f"format={format!r} is not known.{nearest(format, FORMATS)} "
             f"Allowed: {', '.join(FORMATS)}."
         )
+    if output is None and run.pushed:
+        raise RecipeError("A run that was pushed has no folder to write to: give output=DIR.")
     path = run.path / format if output is None else Path(output).expanduser()
     if format == "merged":
         if int8 is not None:
@@ -136,7 +148,7 @@ def _copy(run: Run, folder: Path, *, weights: bool) -> None:
     """Copy what lies in model/: configuration, preprocessing, labels, and the weights if wanted."""
     for file in run.model.iterdir():
         of_weights = file.name.endswith((".safetensors", ".safetensors.index.json"))
-        if file.is_file() and (weights or not of_weights):
+        if file.is_file() and published.of_model(file.name) and (weights or not of_weights):
             shutil.copyfile(file, folder / file.name)
 
 

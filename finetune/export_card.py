@@ -162,6 +162,7 @@ def _card(run: Run, section: str, library: str | None = None) -> str:
     """Return the run's card with `section` as the way to load it, for another library if given."""
     path = run.path / "README.md"
     text = path.read_text("utf-8") if path.is_file() else f"# {card.inert(run.result['name'])}\n"
+    text = text.replace(f"{card.CURVES}\n\n", "")  # the picture stays with the run
     parted = re.fullmatch(r"---\n(.*?)\n---\n(.*)", text, re.S)
     front, body = parted.groups() if parted else ("tags: []", text)
     if library is not None:

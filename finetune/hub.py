@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from pydantic import AfterValidator, ConfigDict
 
 from finetune import __version__, explain
-from finetune.errors import SECRET, FinetuneError, HubError
+from finetune.errors import FinetuneError, HubError, said
 from finetune.schema import Value
 
 if TYPE_CHECKING:
@@ -110,8 +111,8 @@ def push(run: Run, hub: Hub) -> str:
 
     further = {"private": "true" * hub.private, "revision": hub.revision or ""}
     further["adapter_only"] = "true" * hub.adapter_only
-    command = " ".join(
-        [f"finetune push run={run.path} repo={hub.push}"]
+    command = shlex.join(
+        ["finetune", "push", f"run={run.path}", f"repo={hub.push}"]
         + [f"{key}={value}" for key, value in further.items() if value]
     )
     again = f"The run in {run.path} is whole; when that is mended, push it with: {command}"
@@ -281,9 +282,8 @@ def _explained(error: BaseException, repo: str) -> str:
         return f"The hub takes no more for now (429); it asks to wait {_asked(error):g} s."
     if status in PASSING:
         return f"The hub failed {TRIES} times ({status}). It may be better later."
-    said = SECRET.sub("SECRET", (str(error).strip() or type(error).__name__).splitlines()[0])
     if isinstance(error, errors.OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set, so the hub is not asked: unset it to push."
     if status is None and isinstance(error, _broken()):
-        return f"The hub at {constants.ENDPOINT} does not answer ({said})."
-    return f"The hub does not take it: {said}"
+        return f"The hub at {constants.ENDPOINT} does not answer ({said(error)})."
+    return f"The hub does not take it: {said(error)}"

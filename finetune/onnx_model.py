@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finetune.errors import ExportError
+from finetune.errors import ExportError, said
 from finetune.samples import together
 
 if TYPE_CHECKING:
@@ -67,9 +67,8 @@ def write(network: Network, inputs: Mapping[str, Tensor], path: Path) -> None:
             _forget_origins(program.model)
             program.save(path, external_data=size > LARGEST)
     except Exception as error:  # the exporter and its libraries share no base for what they raise
-        reason = str(error).strip().splitlines() or [""]
         raise ExportError(
-            f"torch.onnx cannot export this model ({type(error).__name__}: {reason[0]}). The "
+            f"torch.onnx cannot export this model ({type(error).__name__}: {said(error)}). The "
             "run is untouched: model/ loads in its own library, as the run's README.md shows."
         ) from error
 
@@ -117,7 +116,7 @@ def quantise(path: Path, output: Path) -> None:
                 source = output
     except Exception as error:  # likewise
         raise ExportError(
-            f"onnxruntime cannot quantise this model ({type(error).__name__}: {error}). "
+            f"onnxruntime cannot quantise this model ({type(error).__name__}: {said(error)}). "
             "Leave that out: int8=false"
         ) from error
 
@@ -147,7 +146,7 @@ class Session(nn.Module):
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # its errors share no base either
-            raise ExportError(f"onnxruntime does not load {path.name}: {error}") from error
+            raise ExportError(f"onnxruntime does not load {path.name}: {said(error)}") from error
         self.names = [given.name for given in self.session.get_inputs()]
 
     def forward(self, **inputs: Tensor) -> Tensor:

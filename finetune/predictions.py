@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +18,7 @@ from finetune.data import stream, text_stream, writing
 from finetune.data.columns import TRUTH
 from finetune.data.rows import Ask, Row, Stream, asked
 from finetune.errors import RecipeError, nearest
-from finetune.samples import ahead, together
+from finetune.samples import ahead, longest_first, together
 
 if TYPE_CHECKING:
     from finetune.protocols import Network, Source, Target
@@ -41,6 +42,9 @@ STREAMS = {
 
 SHOWN = 20
 """Answers shown in the terminal where no output file is given."""
+
+BATCHES = 8
+"""Batches of texts that are sorted by length together."""
 
 Answer = dict[str, Any]
 
@@ -85,8 +89,10 @@ def answers(run: Run, rows: Stream, top_k: int = 5, *, most: int | None = None) 
     module = network.module.to(device).eval()
     target = run.target()
     size = run.recipe.train.eval_batch_size
+    # Of texts several batches are held, so that one is of texts of like length.
+    held = size if run.recipe.task.form.reading is None else BATCHES * size
     given = islice(rows.read(), most)
-    batches = iter(lambda: list(islice(given, size)), [])
+    batches = iter(lambda: list(islice(given, held)), [])
 
     def read(batch: list[Row]) -> tuple[list[Row], Source, dict[int, str]]:
         return batch, *network.inputs.read([row.cells for row in batch])
@@ -113,13 +119,14 @@ def _predict(
 ) -> Any:
     parts = []
     labels = target.labels(None, source)  # of texts that are their own truth
+    order = longest_first(source)
     for start in range(0, len(source), size):
-        indices = np.arange(start, min(start + size, len(source)))
+        indices = order[start : start + size]
         raw = source.read(indices, 0)
         moved = {name: value.to(device, non_blocking=True) for name, value in raw.items()}
         known = {} if labels is None else {"label": torch.from_numpy(labels[indices]).to(device)}
         parts.append(target.infer(network, module, source.finish(moved), known))
-    return target.decode(together(parts).cpu().numpy(), source)
+    return target.decode(together(parts).cpu().numpy()[np.argsort(order)], source)
 
 
 def columns(run: Run, top_k: int) -> Answer:
@@ -153,7 +160,10 @@ def show(run: Run, rows: Stream, top_k: int = 5) -> None:
         else:
             cells = [_cell(answer[name]) for name in names[1:]]
         lines.append([answer["input"], *cells])
-    folder = os.path.commonpath([os.path.dirname(line[0]) for line in lines]) if rows.files else ""
+    folder = ""
+    if rows.files:
+        with suppress(ValueError):  # there are none, or some of them begin at the root
+            folder = os.path.commonpath([os.path.dirname(line[0]) for line in lines])
     for line in lines if folder else []:
         line[0] = os.path.relpath(line[0], folder)
     tables.show(folder, names, lines)

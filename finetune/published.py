@@ -44,6 +44,11 @@ def allowed(name: str) -> bool:
     return path.suffix in KINDS and not hidden
 
 
+def of_model(name: str) -> bool:
+    """Return whether a file of a model's folder is of the model itself, not of its run."""
+    return allowed(name) and name not in (RESULT, CARD, CURVES)
+
+
 def check(hub: Hub, recipe: Recipe) -> None:
     """Raise HubError if a run of this recipe has not what is to be pushed."""
     if not hub.adapter_only:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune import hub, override, published, summary
 from finetune.data.paths import similar
-from finetune.errors import RunError
+from finetune.errors import RunError, said
 from finetune.hub import Hub, is_name
 from finetune.methods import lora
 from finetune.recipe import Recipe
@@ -31,7 +31,7 @@ class Run:
         """Read a run folder, or what was pushed as `user/name` or `user/name@revision`.
 
         `recipe` is needed where it holds objects that YAML cannot. Raises RunError if it is no run
-        folder, or its run is not finished, BackboneError if the hub does not have it.
+        folder, or its run is not finished or damaged, BackboneError if the hub does not have it.
         """
         folder = Path(path)
         # A path such as runs/photos looks like a name on the hub: `runs` being here tells.
@@ -46,10 +46,16 @@ class Run:
                 f"The run in {folder} is not finished. Go on with: finetune finetune "
                 f"recipe={folder} output={folder}"
             )
-        if recipe is None:
-            recipe = Recipe.from_yaml((folder / "recipe.yaml").read_text("utf-8"))
-            recipe = published.without_trust(recipe) if remote else recipe
-        return cls(folder, recipe, json.loads((folder / "result.json").read_text("utf-8")))
+        try:
+            if recipe is None:
+                recipe = Recipe.from_yaml((folder / "recipe.yaml").read_text("utf-8"))
+                recipe = published.without_trust(recipe) if remote else recipe
+            return cls(folder, recipe, json.loads((folder / "result.json").read_text("utf-8")))
+        except ValueError as error:  # neither text nor JSON
+            raise RunError(
+                f"The run in {folder} is damaged: its recipe.yaml or result.json cannot be read "
+                f"({said(error)}). Take a copy of it, or run its recipe again into another folder."
+            ) from None
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -61,10 +67,14 @@ class Run:
         }
 
     @property
+    def pushed(self) -> bool:
+        """Whether this is what was pushed: its folder is the cache's, and not to be written to."""
+        return not (self.path / "model").is_dir()
+
+    @property
     def model(self) -> Path:
         """The folder of the saved model; in what was pushed, it lies at the root."""
-        inside = self.path / "model"
-        return inside if inside.is_dir() else self.path
+        return self.path if self.pushed else self.path / "model"
 
     def target(self) -> Target:
         """Return what the run predicts."""

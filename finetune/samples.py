@@ -62,14 +62,19 @@ class Samples:
 
     def longest_first(self) -> Array:
         """Return all sample indices, the longest samples first where they differ in length."""
-        if self.source.lengths is None:
-            return np.arange(len(self))
-        return np.argsort(-self.source.lengths, kind="stable")
+        return longest_first(self.source)
 
     def finish(self, batch: Batch, device: torch.device) -> Batch:
         """Return the batch on `device`, its inputs as the module's forward takes them."""
         moved = batch.to(device)
         return Batch(self._read.finish(moved.inputs), moved.targets)
+
+
+def longest_first(source: Source) -> Array:
+    """Return all sample indices of a source, the longest first where they differ in length."""
+    if source.lengths is None:
+        return np.arange(len(source))
+    return np.argsort(-source.lengths, kind="stable")
 
 
 def order(

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from finetune import console, explain, extras
-from finetune.errors import SECRET, RecipeError, nearest
+from finetune.errors import SECRET, RecipeError, nearest, said
 
 if TYPE_CHECKING:
     from finetune.folder import Folder
@@ -107,8 +107,8 @@ class Trackers:
         except Exception as error:  # the code and the service are anybody's, and so are the errors
             self.going.pop(name, None)
             console.say(
-                f"The tracker {name} failed and gets no more ({type(error).__name__}: {error}). "
-                "Training goes on; metrics.jsonl has all figures."
+                f"The tracker {name} failed and gets no more ({type(error).__name__}: "
+                f"{said(error)}). Training goes on; metrics.jsonl has all figures."
             )
 
 

@@ -170,6 +170,32 @@ def test_the_rows_of_a_recipe_that_names_them_are_found_again(run: Run) -> None:
     assert evaluation.measure(named, "digits").own
 
 
+def test_numbers_are_what_classes_are_called_before_they_are_positions(
+    run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    table = {"label": [2, 1]}
+    result = run.result | {"target": {"classes": ["1", "2", "3"], "indexed": True}}
+    named = dataclasses.replace(run, result=result)
+    assert evaluation.matched(named, table, None).tolist() == [1, 0]  # type: ignore[arg-type]
+    assert capfd.readouterr().err == ""
+    result = run.result | {"target": {"classes": ["cat", "dog", "fox"], "indexed": True}}
+    other = dataclasses.replace(run, result=result)
+    assert evaluation.matched(other, table, None).tolist() == [2, 1]  # type: ignore[arg-type]
+    said = " ".join(capfd.readouterr().err.split())
+    assert "taken as positions among the classes: 0 is cat." in said
+
+
+def test_what_was_pushed_is_measured_and_not_written_to(run: Run) -> None:
+    for path in run.model.iterdir():
+        path.rename(run.path / path.name)
+    run.model.rmdir()
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    assert evaluation.measure(run).differences == ()
+    with pytest.raises(RecipeError, match=r"no folder to write to: give output=DIR\.$"):
+        run.export("onnx")
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+
+
 def test_mistakes(run: Run, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"'train\.epochs=1' cannot be set here: a finished run"):
         evaluation.measure(run, None, ["train.epochs=1"])

@@ -164,6 +164,7 @@ def test_the_card_is_the_runs_with_another_way_to_load_it(digits_run: Run, expor
     assert (data.library_name, data.tags) == ("onnx", [*before.tags, "onnx"])
     assert data.eval_results == before.eval_results
     assert text.count("## How to load it") == 1 and "create_model" not in text
+    assert "curves.png" not in text
     assert "## Results" in text and "## How to make it again" in text
     for path in exported.iterdir():
         for place in (digits_run.path, Path(torch.__file__).parent, Path(export.__file__).parent):

@@ -6,11 +6,13 @@ import csv
 import dataclasses
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from sklearn.datasets import load_digits
 from finetune import Run, answers, predictions
 from finetune.command import main
 from finetune.data import stream, writing
-from finetune.errors import DataError, RecipeError
+from finetune.errors import DataError, FinetuneError, RecipeError
 
 DIGITS = load_digits().images
 
@@ -155,6 +157,51 @@ def test_without_output_the_first_answers_are_shown(
     assert "19.png" not in said
     assert "and 4 more: output=FILE.csv" in said
     assert max(map(len, said.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("result.json", r"The run in .* is damaged: its recipe.yaml or result.json cannot be read"),
+        ("model/model.safetensors", "timm cannot build '.*': .*header"),
+    ],
+)
+def test_a_damaged_run_is_called_so(digits_run: Run, tmp_path: Path, name: str, said: str) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(digits_run.path, folder)
+    (folder / name).write_bytes(b"{\xff")
+    with pytest.raises(FinetuneError, match=said):
+        Run.load(folder).predict([encoded(0)])
+
+
+def test_paths_from_the_root_and_others_in_one_list(
+    digits_run: Run, photos: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    listing = photos / "list.txt"
+    listing.write_text(f"2.png\n{photos / '10.png'}\n", "utf-8")
+    assert main(["predict", f"run={digits_run.path}", f"inputs={listing}"]) == 0
+    assert capfd.readouterr().out.count(".png") == 2
+
+
+@pytest.mark.parametrize("suffix", writing.SUFFIXES)
+def test_a_name_that_is_no_utf8_is_written_with_escapes(
+    digits_run: Run, tmp_path: Path, suffix: str
+) -> None:
+    folder, output = tmp_path / "photos", tmp_path / f"out{suffix}"
+    folder.mkdir()
+    (folder / os.fsdecode(b"\xff.png")).write_bytes(encoded(0))
+    assert predictions.write(digits_run, predictions.rows_of(digits_run, folder), output) == (1, 0)
+    assert read_back(output)[0]["input"] == f"{folder}/\\udcff.png"
+
+
+def test_paths_come_through_a_pipe(
+    digits_run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = f"{photos / '10.png'}\n\n{photos / '11.png'}\n".encode()
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(lines)))
+    rows = digits_run.predict("-")
+    assert [Path(row["input"]).name for row in rows] == ["10.png", "11.png"]
+    assert [row["error"] is None for row in rows] == [True, False]
 
 
 def table(folder: Path, suffix: str) -> Path:

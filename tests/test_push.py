@@ -21,7 +21,18 @@ from hub_upload import READER, WRITER, Store, serving
 from huggingface_hub import ModelCard
 from PIL import Image
 
-from finetune import BackboneError, Hub, HubError, RecipeError, Run, RunError, Timm, hub, published
+from finetune import (
+    BackboneError,
+    Hub,
+    HubError,
+    RecipeError,
+    Run,
+    RunError,
+    Timm,
+    errors,
+    hub,
+    published,
+)
 from finetune import finetune as start
 from finetune.command import main
 from finetune.compare import compare
@@ -168,6 +179,7 @@ def test_interrupted_and_the_same_call_finishes(store: Store, run: Run) -> None:
         (("POST", "/commit/", 403), "may not write to me/digits (403)"),
         (("POST", "/commit/", 409), "being changed by somebody else (409)"),
         (("POST", "/api/validate-yaml", 400), "does not take it: Invalid metadata in README.md"),
+        (("GET", "/api/models/me/digits/tree/", 400), "does not take it: injected The run in"),
     ],
 )
 def test_what_the_hub_refuses_in_plain_words(
@@ -228,6 +240,18 @@ def test_a_token_in_a_script_is_not_shown() -> None:
     with pytest.raises(ValueError) as caught:
         Hub(push=WRITER)
     assert WRITER not in str(caught.value)
+
+
+def test_what_others_say_opens_no_doors() -> None:
+    for text, told in {
+        f"no {WRITER} here\nmore": "no SECRET here",
+        f"illegal value b'Bearer hf_\\x0b{'x' * 20}'": "illegal value b'Bearer SECRET",
+        "error '400' for url 'https://bucket/a?X-Amz-Signature=abc'": (
+            "error '400' for url 'https://bucket/a?SECRET'"
+        ),
+        "": "ValueError",
+    }.items():
+        assert errors.said(ValueError(text)) == told
 
 
 def test_a_token_that_a_script_was_started_with_is_not_kept(
@@ -378,6 +402,14 @@ def test_a_pushed_run_that_is_not_there(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BackboneError, match="The hub has no model me/nothing, or it is private"):
         Run.load("me/nothing")
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 34)
+    with pytest.raises(BackboneError, match=r"not know the token \(401\).*unset HF_TOKEN"):
+        Run.load("me/nothing")
+    monkeypatch.setenv("HF_TOKEN", "hf_\x0b" + "x" * 34)
+    with pytest.raises(BackboneError, match="Bearer SECRET") as caught:
+        Run.load("me/nothing")
+    assert "xxx" not in "".join(traceback.format_exception(caught.value))
+    monkeypatch.setenv("HF_TOKEN", WRITER)
     store.make("me/other")
     with pytest.raises(RunError, match="me/other is no run that was pushed: it has no recipe.yaml"):
         Run.load("me/other")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,10 @@ def rows(kind: str) -> list[dict[str, Any]]:
     ]
 
 
+def rounded(answers: Any) -> Any:
+    return json.loads(json.dumps(answers), parse_float=lambda text: round(float(text), 4))
+
+
 @pytest.mark.parametrize(
     ("task", "family", "given", "keys"),
     [
@@ -215,6 +220,11 @@ def test_a_run_of_windows_is_told_row_by_row(
     assert set(predictions.columns(run, 5)) == set(told)
     for entity in told.get("entities", ()):
         assert given[0][entity["start_char"] : entity["end_char"]] == entity["text"]
+    # Rows of like length share a batch, and each has its own answer.
+    small = dataclasses.replace(run, recipe=run.recipe.override("train.eval_batch_size=2"))
+    many = rows(task.kind)[:9]
+    alone = [answer for row in many for answer in run.predict([row])]
+    assert rounded(small.predict(many)) == rounded(alone)
     for suffix in writing.SUFFIXES:
         finetune.predict(run, given, tmp_path / f"told{suffix}")
         assert (tmp_path / f"told{suffix}").is_file()

@@ -62,6 +62,19 @@ def test_what_is_cut_off_is_counted(tmp_path: Path) -> None:
     assert (again.cut_rows, again.cut_tokens) == (source.cut_rows, source.cut_tokens)
 
 
+@pytest.mark.parametrize(
+    ("reading", "cell"),
+    [
+        (Texts(), {"text": "so good \ud83d"}),
+        (Words(), {"words": ["so", "\ud83d"]}),
+        (Chats(), {"messages": [{"role": "assistant", "content": "\ud83d"}]}),
+    ],
+)
+def test_a_character_cut_in_two_is_told_of_its_row(reading: Any, cell: dict[str, Any]) -> None:
+    source, reasons = inputs(reading).read([cell])
+    assert (len(source), reasons) == (0, {0: r"a character is cut in two ('\ud83d')"})
+
+
 def test_pairs_have_both_texts_and_their_types() -> None:
     reader = inputs(Texts(pair=True))
     source, reasons = reader.read(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from finetune import console
-from finetune.errors import BackboneError, FinetuneError
+from finetune.errors import BackboneError, FinetuneError, said
 from finetune.waiting import within
 
 SECONDS = 5.0
@@ -143,10 +143,15 @@ def _cached(repo: str, revision: str | None, names: Sequence[str], error: Except
 def _unavailable(repo: str, error: Exception, ways: tuple[str, str]) -> NoReturn:
     from huggingface_hub import constants
 
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if getattr(getattr(error, "response", None), "status_code", None) == 401:
+        raise BackboneError(
+            f"{repo} is not in the cache of this machine, and the hub does not know the token "
+            "(401): it is mistyped, expired or revoked. Put another into HF_TOKEN or log in with "
+            "`hf auth login`; what is public needs none: unset HF_TOKEN, `hf auth logout`."
+        ) from None
     raise BackboneError(
-        f"The weights {repo} are not in the cache of this machine, and the hub at "
-        f"{constants.ENDPOINT} cannot be reached ({reason}). Three ways lead on:\n"
+        f"{repo} is not in the cache of this machine, and the hub at {constants.ENDPOINT} cannot "
+        f"be reached ({said(error)}). Three ways lead on:\n"
         "  1. connect and run the same command again; the weights are then kept;\n"
         f"  2. {ways[0]};\n"
         f"  3. {ways[1]}."

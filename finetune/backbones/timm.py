@@ -124,6 +124,7 @@ class Timm(Noun):
     def _create(self, source: Source, num_outputs: int, keep: bool) -> nn.Module:
         """Return timm's module; raise BackboneError with its reason where timm refuses."""
         import timm
+        from safetensors import SafetensorError
 
         fields = {"drop_path_rate": self.drop_path, "drop_rate": self.dropout}
         if source.config.get("fixed_input_size"):  # the others take images of any size
@@ -134,6 +135,7 @@ class Timm(Noun):
         overlay |= args.pop("pretrained_cfg_overlay", {})
         if source.weights is not None:
             overlay |= {"file": str(source.weights), "source": "", "custom_load": False}
+        known = RuntimeError, ValueError, AssertionError, KeyError, AttributeError, SafetensorError
         try:
             module: Any = timm.create_model(
                 source.name,
@@ -150,7 +152,7 @@ class Timm(Noun):
             raise BackboneError(
                 f"timm cannot build {self.public_name!r}: {what}. Leave it out."
             ) from error
-        except (RuntimeError, ValueError, AssertionError, KeyError, AttributeError) as error:
+        except known as error:
             reason = " ".join(str(error).split()[:60])  # tensors that do not fit make long lists
             raise BackboneError(f"timm cannot build {self.public_name!r}: {reason}") from error
         if (

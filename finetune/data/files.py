@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain, zip_longest
@@ -17,6 +18,8 @@ Record = dict[str, Any]
 
 # The first gives its name to the file; the others are found in headers all the same.
 _SEPARATORS = {".csv": ",;\t", ".tsv": "\t;,"}
+PIPE = "-"
+"""Stands for standard input where a path is asked for."""
 _LONGEST_CELL = 1 << 27
 _NOT_DECODED = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of other bytes
 
@@ -48,6 +51,14 @@ def lines(path: Path, encoding: str | None = None) -> Iterator[str]:
         raise DataError(f"data.encoding={codec} is not known; for example cp1252.") from None
     with text:
         yield from checked(path.name, codec, text, named=encoding is not None)
+
+
+def piped() -> Iterator[str]:
+    """Yield the lines of standard input, as they come."""
+    codec = "utf-8"
+    decoded = (line.decode(codec, "surrogateescape") for line in sys.stdin.buffer)
+    for number, line in enumerate(checked("Standard input", codec, decoded)):
+        yield line if number else line.removeprefix("\ufeff")
 
 
 def checked(name: str, codec: str, rows: Iterable[str], *, named: bool = False) -> Iterator[str]:

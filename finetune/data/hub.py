@@ -9,7 +9,7 @@ from finetune.data import card
 from finetune.data.base import ColumnSource, Raw
 from finetune.data.paths import claimant, existing, is_hub_id, similar
 from finetune.data.switches import nothing_fetched, quiet
-from finetune.errors import DataError, listed, nearest
+from finetune.errors import DataError, listed, nearest, said
 from finetune.waiting import within
 
 if TYPE_CHECKING:
@@ -148,4 +148,4 @@ def _revision(tables: dict[str, Dataset]) -> str | None:
 def _first_line(error: Exception) -> str:
     if type(error).__name__ == "OfflineModeIsEnabled":
         return "offline mode"
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return said(error)

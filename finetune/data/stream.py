@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from finetune.data.files import lines
+from finetune.data.files import PIPE, lines, piped
 from finetune.data.labels import natural
 from finetune.data.paths import IMAGES, TABLES, similar
 from finetune.data.rows import Ask, Row, Stream, table
@@ -25,9 +25,12 @@ def images(text: str, ask: Ask = _ASK) -> Stream:
     """Return the images that a path or pattern names, in natural order or that of the table.
 
     `text` is an image, a folder (searched to any depth), a pattern such as `photos/*.jpg`, a text
-    file with a path on each line, or a table, whose image column is named in `ask` or found by its
-    type or name. Paths in a file are relative to it. Raises DataError where nothing is to be had.
+    file with a path on each line, `-` for such lines on standard input, or a table, whose image
+    column is named in `ask` or found by its type or name. Paths in a file are relative to it.
+    Raises DataError where nothing is to be had.
     """
+    if text == PIPE:
+        return Stream(None, lambda: (_named(name) for name in _stripped(piped())))
     path = Path(text).expanduser()
     try:
         if path.is_dir():
@@ -68,12 +71,16 @@ def image(value: Any, number: int, ask: Ask = _ASK) -> Row:
 
 
 def _files(names: list[str], folder: Path | None = None, notes: tuple[str, ...] = ()) -> Stream:
-    def read() -> Iterator[Row]:
-        for name in names:
-            path = name if folder is None else str(folder / name)
-            yield Row(name, {"image": {"path": path, "bytes": None}})
+    return Stream(len(names), lambda: (_named(name, folder) for name in names), notes)
 
-    return Stream(len(names), read, notes)
+
+def _named(name: str, folder: Path | None = None) -> Row:
+    path = name if folder is None else str(folder / name)
+    return Row(name, {"image": {"path": path, "bytes": None}})
+
+
+def _stripped(lines: Iterable[str]) -> Iterator[str]:
+    return (line.strip() for line in lines if line.strip())
 
 
 def _folder(folder: Path, text: str) -> Stream:
@@ -95,7 +102,7 @@ def _folder(folder: Path, text: str) -> Stream:
 def _file(path: Path, ask: Ask) -> Stream:
     suffix = path.suffix.lower()
     if suffix in LISTS:
-        names = [line.strip() for line in lines(path) if line.strip()]
+        names = list(_stripped(lines(path)))
         if not names:
             raise DataError(f"{path.name} is empty: give one path on each line.")
         return _files(names, path.parent)

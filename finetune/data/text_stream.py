@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ from finetune.data import cells, files
 from finetune.data.paths import TABLES, TEXT, similar
 from finetune.data.rows import Ask, Row, Stream, table
 from finetune.errors import DataError, FinetuneError, RecipeError
-
-PIPE = "-"
 
 
 def texts(text: str, ask: Ask) -> Stream:
@@ -24,8 +21,8 @@ def texts(text: str, ask: Ask) -> Stream:
     a table can give rows of more than one text. An empty line is a row, which has no answer. Raises
     DataError where nothing is to be had.
     """
-    if text == PIPE:
-        return _lines(_piped, None, ask)
+    if text == files.PIPE:
+        return _lines(files.piped, None, ask)
     path = Path(os.path.expanduser(text))
     suffix = path.suffix.lower()
     if os.path.isfile(path):
@@ -82,13 +79,6 @@ def _lines(read: Callable[[], Iterator[str]], count: int | None, ask: Ask) -> St
             yield row(line.rstrip("\r\n"), number, ask)
 
     return Stream(count, rows, files=False)
-
-
-def _piped() -> Iterator[str]:
-    codec = "utf-8"
-    decoded = (line.decode(codec, "surrogateescape") for line in sys.stdin.buffer)
-    for number, line in enumerate(files.checked("Standard input", codec, decoded)):
-        yield line if number else line.removeprefix("\ufeff")
 
 
 def _table(path: Path, ask: Ask) -> Stream:

@@ -65,7 +65,8 @@ class Writer:
 
     def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add rows; a column that a row lacks is empty. Raises DataError if the disk is full."""
-        suffix, whole = self.path.suffix.lower(), [[row.get(n) for n in self.names] for row in rows]
+        suffix = self.path.suffix.lower()
+        whole = [[_utf8(row.get(name)) for name in self.names] for row in rows]
         try:
             if suffix == ".csv":
                 self._csv.writerows([_flat(cell) for cell in cells] for cells in whole)
@@ -98,6 +99,11 @@ class Writer:
                 raise self._failed(error) from error
         finally:
             self._aside.unlink(missing_ok=True)
+
+
+def _utf8(cell: Any) -> Any:
+    """Return a cell with escapes for what is no UTF-8, such as the name of a file can hold."""
+    return cell.encode("utf-8", "backslashreplace").decode() if isinstance(cell, str) else cell
 
 
 def _flat(cell: Any) -> Any:

@@ -98,7 +98,7 @@ class TextInputs:
         """Return the samples of the rows that can be used, and why the others cannot be."""
         reasons, used = {}, []
         for place, cells in enumerate(rows):
-            reason = self.reading.problem(cells, self.tokenizer, self.max_length)
+            reason = _halved(cells) or self.reading.problem(cells, self.tokenizer, self.max_length)
             if reason is None:
                 used.append(cells)
             else:
@@ -128,3 +128,15 @@ class TextInputs:
         if isinstance(self.reading, TextToText):
             given["decoder_input_ids"] = tokens[:, : self.reading.max_target_length].clone()
         return given
+
+
+def _halved(cells: Mapping[str, Any]) -> str | None:
+    """Return that a character is cut in two, as in a text that was cut in UTF-16; None if none is.
+
+    Tables cannot hold that; JSON lines and Python can, and tokenizers do not take it.
+    """
+    try:
+        json.dumps(cells, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        return f"a character is cut in two ({error.object[error.start : error.end]!r})"
+    return None
