@@ -285,6 +285,15 @@ def test_copies_of_a_wrong_label_do_not_vouch_for_it() -> None:
     assert apart[120:, 0].min() > 0.5 > vouched[120:, 0].max()
 
 
+def test_labels_are_doubted_in_data_that_cannot_be_trained_on(tmp_path: Path) -> None:
+    root = photos(tmp_path / "photos")
+    (root / "test" / "eel").mkdir()
+    photo(999).save(root / "test" / "eel" / "0.jpg")
+    found = checked(tmp_path, f"data={root}", "labels=true", *TINY_VIT)
+    assert only(found, "1 of 3 classes have no train row")["severity"] == "serious"
+    assert found["suspects"]
+
+
 def test_suspicious_labels_are_told_by_name(tmp_path: Path) -> None:
     found = checked(tmp_path, "data=digits", "labels=true", "data.shots=40", *TINY_VIT)
     assert those(found, "a linear probe doubts")

@@ -156,13 +156,15 @@ def _at_texts(recipe: Recipe, splits: Splits) -> Found:
 
 
 def _doubtful(recipe: Recipe, survey: Survey, digests: Array) -> suspects.Suspects:
+    from finetune.targets import Classes
+
     if survey.codes is None:
         raise RecipeError(
             f"labels=true needs exactly one class in each row, which task={recipe.task.kind} has "
             "not. Leave it out, or give another task."
         )
-    target = recipe.task.bind(survey.splits, recipe.train)
-    features, _ = feature_table.computed(recipe, survey.splits, target)
+    # Not what the task binds, which refuses the very data that is to be told of.
+    features, _ = feature_table.computed(recipe, survey.splits, Classes(survey.classes))
     together = np.concatenate([features[split] for split in SPLITS])
     chances = suspects.out_of_fold(together, survey.codes, len(survey.classes), digests)
     return suspects.ranked(chances, survey.codes)
