@@ -101,7 +101,7 @@ def together(figure: Mapping[str, Any], comparisons: int) -> dict[str, Any]:
     """
     from scipy.special import ndtri
 
-    stretch = ndtri(1 - (1 - LEVEL) / 2 / comparisons) / ndtri((1 + LEVEL) / 2)
+    stretch = float(ndtri(1 - (1 - LEVEL) / 2 / comparisons) / ndtri((1 + LEVEL) / 2))
     ends = {end: figure[end] for end in ("low", "high") if figure[end] is not None}
     wide = {end: figure["value"] + stretch * (at - figure["value"]) for end, at in ends.items()}
     return {**figure, **wide}

@@ -142,9 +142,9 @@ def render(page: Page) -> str:
     from markupsafe import Markup
 
     def shown(value: Any) -> Any:
-        return (
-            value if isinstance(value, Markup) or not isinstance(value, str) else printable(value)
-        )
+        if isinstance(value, Markup) or not isinstance(value, str):
+            return value
+        return printable(value)
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
