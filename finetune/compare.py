@@ -75,15 +75,13 @@ class Comparison:
             )
         for control in (c for c in self.contenders if c.name == CONTROL):
             told = self._told(cheapest, control, "test")
+            told += f" of {cheapest.name} over the recipe from random ones"
             if len(best.runs) < 2:
-                sentences.append(f"The pretrained weights make {told} against random ones.")
+                sentences.append(f"The pretrained weights: {told}.")
             elif self.clearly_better(cheapest, control, "test"):
-                sentences.append(f"The pretrained weights pay: {told} against random ones.")
+                sentences.append(f"The pretrained weights pay: {told}.")
             else:
-                sentences.append(
-                    f"The pretrained weights have not paid on this evidence: {told} against random "
-                    "ones."
-                )
+                sentences.append(f"The pretrained weights have not paid on this evidence: {told}.")
         if self.curve is not None:
             sentences.append(self.curve.answer())
         return sentences

@@ -47,9 +47,7 @@ class Contender:
         The interval of a share ends at 0 and 1.
         """
         found = over_seeds(self.values(split))
-        if self.is_share and found["low"] is not None:
-            found |= {"low": max(found["low"], 0.0), "high": min(found["high"], 1.0)}
-        return found
+        return _within(found, 0.0) if self.is_share else found
 
     @property
     def seconds(self) -> float:
@@ -92,7 +90,14 @@ def gap(one: Contender, other: Contender, split: str = "test") -> dict[str, Any]
     """
     pairs = zip(one.values(split), other.values(split), strict=True)
     rounded = 1 / one.runs[0].result[split][one.metric]["n"] if one.is_share else 0.0
-    return over_seeds([a - b for a, b in pairs], rounded / 6**0.5)
+    found = over_seeds([a - b for a, b in pairs], rounded / 6**0.5)
+    return _within(found, -1.0) if one.is_share else found
+
+
+def _within(figure: dict[str, Any], least: float) -> dict[str, Any]:
+    """Return a figure whose interval ends where the values do, at `least` and at 1."""
+    low, high = figure["low"], figure["high"]
+    return figure if low is None else figure | {"low": max(low, least), "high": min(high, 1.0)}
 
 
 def is_gain(metric: str, difference: Mapping[str, Any]) -> bool:

@@ -104,7 +104,9 @@ def test_one_seed_says_that_it_shows_no_spread_and_takes_what_validation_likes()
     spread, take, control = comparison(full, features, contender(CONTROL, [0.5])).verdict()
     assert spread.startswith("One seed shows no spread")
     assert take.startswith("Take full: it is best on validation")
-    assert control == "The pretrained weights make +40.0 points against random ones."
+    assert (
+        control == "The pretrained weights: +40.0 points of full over the recipe from random ones."
+    )
 
 
 def test_a_lead_that_is_the_same_in_all_seeds_is_known_to_a_row() -> None:
@@ -113,6 +115,7 @@ def test_a_lead_that_is_the_same_in_all_seeds_is_known_to_a_row() -> None:
     near = contender("full", [28 / 30, 27 / 30, 26 / 30], seconds=90, scored=30)
     told = comparison(near, features).verdict()[0]
     assert told.startswith("Take features: full is ahead on validation, but not beyond what seeds")
+    assert gap(contender("a", [0.9, 0.1]), contender("b", [0.1, 0.2]))["low"] == -1
     few = contender("features", [18 / 30, 17 / 30, 16 / 30], seconds=10, scored=30)
     assert comparison(features, few).taken is features
 
