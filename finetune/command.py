@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from finetune.commands import COMMANDS, Command, Values
-from finetune.errors import SECRET, TOKEN_GIVEN, FinetuneError, RecipeError, nearest
+from finetune.errors import SECRET, TOKEN_GIVEN, FinetuneError, RecipeError, nearest, printable
 
 
 def overview() -> str:
@@ -117,8 +117,7 @@ def _say(message: str) -> None:
 
     from finetune.console import console
 
-    inert = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message)
-    text = Text.assemble(("error: ", "bold red"), inert)
+    text = Text.assemble(("error: ", "bold red"), printable(message))
     console.print(text, soft_wrap=True)
 
 

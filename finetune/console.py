@@ -18,6 +18,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from finetune.errors import printable
+
 console = Console(stderr=True, highlight=False)
 
 
@@ -27,9 +29,9 @@ def is_main() -> bool:
 
 
 def say(sentence: str) -> None:
-    """Print one sentence; markup in it is inert."""
+    """Print one sentence; whatever it quotes is inert."""
     if is_main():
-        console.print(sentence, markup=False)
+        console.print(printable(sentence), markup=False)
 
 
 class Rate(ProgressColumn):

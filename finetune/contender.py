@@ -32,6 +32,11 @@ class Contender:
         return [float(run.result[split][self.metric]["value"]) for run in self.runs]
 
     @property
+    def is_share(self) -> bool:
+        """Whether that metric is a share of the rows."""
+        return wording.is_percent(self.metric)
+
+    @property
     def rows(self) -> int:
         """Rows of the test split."""
         return int(self.runs[0].result["test"][self.metric]["n"])
@@ -42,9 +47,7 @@ class Contender:
         The interval of a share ends at 0 and 1.
         """
         found = over_seeds(self.values(split))
-        if wording.is_percent(self.metric) and found["low"] is not None:
-            found |= {"low": max(found["low"], 0.0), "high": min(found["high"], 1.0)}
-        return found
+        return _within(found, 0.0) if self.is_share else found
 
     @property
     def seconds(self) -> float:
@@ -64,26 +67,37 @@ class Contender:
         }
 
 
-def over_seeds(values: Sequence[float]) -> dict[str, Any]:
+def over_seeds(values: Sequence[float], least: float = 0.0) -> dict[str, Any]:
     """Return the mean with Student's t interval: `{"value", "low", "high", "n"}`.
 
-    One value has no interval; values without spread have one of no width.
+    One value has no interval. The standard deviation counts as at least `least`.
     """
     mean = float(np.mean(values))
     bounds: Interval = (None, None)
     if len(values) > 1:
         from scipy.stats import t
 
-        error = float(np.std(values, ddof=1)) / len(values) ** 0.5
+        error = max(float(np.std(values, ddof=1)), least) / len(values) ** 0.5
         reach = float(t.ppf(0.975, len(values) - 1)) * error
         bounds = (mean - reach, mean + reach)
     return {"value": mean, "low": bounds[0], "high": bounds[1], "n": len(values)}
 
 
 def gap(one: Contender, other: Contender, split: str = "test") -> dict[str, Any]:
-    """Return by how much `one` exceeds `other`, paired by seed, with its t interval."""
+    """Return by how much `one` exceeds `other`, paired by seed, with its t interval.
+
+    A share of n rows is rounded to 1 / n: seeds that agree on it leave that much open.
+    """
     pairs = zip(one.values(split), other.values(split), strict=True)
-    return over_seeds([a - b for a, b in pairs])
+    rounded = 1 / one.runs[0].result[split][one.metric]["n"] if one.is_share else 0.0
+    found = over_seeds([a - b for a, b in pairs], rounded / 6**0.5)
+    return _within(found, -1.0) if one.is_share else found
+
+
+def _within(figure: dict[str, Any], least: float) -> dict[str, Any]:
+    """Return a figure whose interval ends where the values do, at `least` and at 1."""
+    low, high = figure["low"], figure["high"]
+    return figure if low is None else figure | {"low": max(low, least), "high": min(high, 1.0)}
 
 
 def is_gain(metric: str, difference: Mapping[str, Any]) -> bool:

@@ -133,6 +133,11 @@ def escaped(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def printable(text: str) -> str:
+    """Return lines that are to be shown, with all but their ends that is not printable escaped."""
+    return "\n".join(map(escaped, text.split("\n")))
+
+
 def listed(names: Iterable[str]) -> str:
     """Return `'a', 'b' and 3 more`; quoted, so that line breaks and blanks in names show."""
     every = list(names)

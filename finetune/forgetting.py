@@ -31,7 +31,10 @@ def measure(run: Run, data: Any) -> dict[str, Any]:
     given = {} if short else {"data": data}
     plain = {"method": FeatureExtraction(), "metrics": (), "slices": ()} | given
     before = run.recipe.override(*[f"data={data}"] * short, **plain)
-    after = before.override(backbone=before.backbone.saved(run.model))
+    saved: Any = before.backbone.saved(run.model)
+    if getattr(saved, "head", None) == "keep":  # the reference data has classes of its own
+        saved = saved.model_copy(update={"head": "fresh"})
+    after = before.override(backbone=saved)
     target, truth, old = _probed(before)
     _, _, new = _probed(after)
     metric = target.metric.lstrip("-")

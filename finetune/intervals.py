@@ -14,7 +14,7 @@ A bound that cannot be had, as from a single sample, is None.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -92,6 +92,20 @@ def percentiles(value: float, replicates: Array) -> Interval:
     tail = ndtri((1 + LEVEL) / 2)
     low, high = np.quantile(known, ndtr(2 * bias + np.array([-tail, tail])))
     return float(min(low, value)), float(max(high, value))
+
+
+def together(figure: Mapping[str, Any], comparisons: int) -> dict[str, Any]:
+    """Return a figure whose interval holds beside those of so many comparisons (Bonferroni).
+
+    For what was picked because it stood out among them. The interval is stretched as that of a
+    normal distribution is.
+    """
+    from scipy.special import ndtri
+
+    stretch = float(ndtri(1 - (1 - LEVEL) / 2 / comparisons) / ndtri((1 + LEVEL) / 2))
+    ends = {end: figure[end] for end in ("low", "high") if figure[end] is not None}
+    wide = {end: figure["value"] + stretch * (at - figure["value"]) for end, at in ends.items()}
+    return {**figure, **wide}
 
 
 def linearised(value: float, gradient: Array) -> Interval:

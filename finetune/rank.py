@@ -21,6 +21,7 @@ from finetune.backbones.timm_source import public
 from finetune.candidate import Candidate
 from finetune.errors import RecipeError
 from finetune.folder import write, write_json
+from finetune.intervals import together
 from finetune.logme import logme
 from finetune.probes import Neighbours
 from finetune.protocols import Array, Split
@@ -53,7 +54,11 @@ class Place:
     training_memory_bytes: int | None
     """At the peak of training as the recipe says, by estimate."""
     lead: dict[str, Any]
-    """By how much the leader's linear probe exceeds its own on the same rows."""
+    """By how much the leader's linear probe exceeds its own on the same rows.
+
+    The interval holds for all pairs of backbones, however many rows they saw, at once: who leads
+    was picked from them.
+    """
     behind: bool
     """Whether that is beyond chance."""
 
@@ -257,6 +262,11 @@ def _halved(
     while sizes[-1] < samples:
         sizes.append(2 * sizes[-1])
     sizes[-1] = samples
+    comparisons = math.comb(len(candidates), 2) * len(sizes)
+
+    def lead(other: Candidate) -> dict[str, Any]:
+        return together(_lead(left[0], other), comparisons)
+
     left, gone, seen = list(candidates), list[Place](), 0
     for size in sizes:
         noun = "backbone" if len(left) == 1 else "backbones"
@@ -267,11 +277,11 @@ def _halved(
         seen = size
         if size == samples:
             break
-        worse = [(one, _lead(left[0], one)) for one in left[math.ceil(len(left) / 2) :]]
-        out = {one: lead for one, lead in worse if _is_behind(one, lead)}
+        worse = [(one, lead(one)) for one in left[math.ceil(len(left) / 2) :]]
+        out = {one: gap for one, gap in worse if _is_behind(one, gap)}
         gone = [_place(*pair) for pair in out.items()] + gone
         left = [candidate for candidate in left if candidate not in out]
-    return [_place(one, _lead(left[0], one)) for one in left] + gone
+    return [_place(one, lead(one)) for one in left] + gone
 
 
 def _lead(leader: Candidate, other: Candidate) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from finetune import tables, wording
 from finetune.errors import DataError, RecipeError, listed, nearest
+from finetune.intervals import together
 from finetune.protocols import Array, Target
 
 LEAST = 10
@@ -76,13 +77,17 @@ def worst(slices: Slices, metric: str) -> tuple[str, str, dict[str, Any]] | None
     `metric` starts with '-' where less is better.
     """
     sign = -1 if metric.startswith("-") else 1
-    known = [
+    return min(_large(slices), key=lambda slice: sign * slice[2]["value"], default=None)
+
+
+def _large(slices: Slices) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return column, value and figure of all slices that could be the worst."""
+    return [
         (name, value, figure)
         for name, values in slices.items()
         for value, figure in values.items()
         if figure["n"] >= LEAST and figure["value"] is not None
     ]
-    return min(known, key=lambda slice: sign * slice[2]["value"], default=None)
 
 
 def sentence(slices: Slices, metric: str, overall: Mapping[str, Any]) -> str | None:
@@ -94,13 +99,17 @@ def sentence(slices: Slices, metric: str, overall: Mapping[str, Any]) -> str | N
     plain = metric.lstrip("-")
     bounds = wording.interval(plain, figure)
     told = (
-        f"Worst slice: {name} = {value} with {wording.value(plain, figure['value'])}"
+        f"Worst slice: {wording.label(name, 60)} = {wording.label(value, 60)} with "
+        f"{wording.value(plain, figure['value'])}"
         f"{f' ({bounds})' if bounds else ''}, n = {figure['n']:,}; all rows together have "
         f"{wording.value(plain, overall['value'])}."
     )
-    low, high = figure["low"], figure["high"]
-    if low is not None and low <= overall["value"] <= high:
-        told += " That may be chance: its interval holds the figure of all rows."
+    # The worst of many is low by chance alone.
+    among = len(_large(slices))
+    wide = together(figure, among)
+    if wide["low"] is not None and wide["low"] <= overall["value"] <= wide["high"]:
+        among_all = f", widened as it is the worst of {among}," if among > 1 else ""
+        told += f" That may be chance: its interval{among_all} holds the figure of all rows."
     return told
 
 

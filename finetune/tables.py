@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from finetune.errors import printable
 from finetune.wording import label
 
 LONGEST = 400
@@ -51,5 +52,5 @@ def show(
 
 
 def say(sentence: str) -> None:
-    """Print one sentence under a table; markup in it is inert."""
-    Console(highlight=False).print(Text(sentence))
+    """Print one sentence under a table; whatever it quotes is inert."""
+    Console(highlight=False).print(Text(printable(sentence)))

@@ -65,6 +65,9 @@ METHODS = {
     "norm-bias": "norm and bias tuning",
 }
 
+SEEDS = "Intervals are of the seeds: other test rows would move figures further."
+"""Said where runs are compared over seeds on the same test rows."""
+
 UNKNOWN = "\N{EN DASH}"
 """Written where a figure is not defined."""
 

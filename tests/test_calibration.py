@@ -9,7 +9,7 @@ import pytest
 from scipy.special import expit, softmax
 from sklearn.metrics import f1_score
 
-from finetune import Run, calibration
+from finetune import Run, calibration, wording
 from finetune.targets import Classes, LabelSets
 
 RANDOM = np.random.default_rng(0)
@@ -89,4 +89,6 @@ def test_a_run_keeps_its_temperature(digits_run: Run) -> None:
     figures = fitted["figures"]["log_loss"]
     assert figures["before"] == digits_run.result["test"]["log_loss"]
     assert fitted["coverage"][0]["accuracy"]["value"] == digits_run.metrics["accuracy"]
-    assert "Accuracy where only the surest" in (digits_run.path / "report.html").read_text("utf-8")
+    report = (digits_run.path / "report.html").read_text("utf-8")
+    assert "Accuracy where only the surest" in report
+    assert wording.figure("log_loss", figures["after"]) in report

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +18,7 @@ from finetune import child, finetune
 from finetune.command import main
 from finetune.compare import CONTROL, Comparison
 from finetune.contender import Contender, gap, over_seeds
-from finetune.errors import RecipeError, TrainingError
+from finetune.errors import Interrupted, RecipeError, TrainingError
 from finetune.learning_curve import Curve
 from finetune.recipe import Recipe, load
 from finetune.run import Run
@@ -27,9 +31,10 @@ def contender(
     metric: str = "accuracy",
     rows: int = 100,
     lr: float | None = None,
+    scored: int = 10_000,
 ) -> Contender:
     """Return finished runs with these values on validation and on the test."""
-    figures = [{metric.lstrip("-"): {"value": value, "n": 100}} for value in values]
+    figures = [{metric.lstrip("-"): {"value": value, "n": scored}} for value in values]
     runs = [
         Run(
             Path(f"{name}-{seed}"),
@@ -94,8 +99,25 @@ def test_a_clear_lead_is_taken_and_less_may_be_better() -> None:
     assert control.startswith("The pretrained weights have not paid on this evidence: -0.147")
 
 
-def test_one_seed_says_that_it_shows_no_spread() -> None:
-    assert comparison(contender("full", [0.9])).verdict()[0].startswith("One seed shows no spread")
+def test_one_seed_says_that_it_shows_no_spread_and_takes_what_validation_likes() -> None:
+    full, features = contender("full", [0.9], 90), contender("features", [0.6], 10)
+    spread, take, control = comparison(full, features, contender(CONTROL, [0.5])).verdict()
+    assert spread.startswith("One seed shows no spread")
+    assert take.startswith("Take full: it is best on validation")
+    assert (
+        control == "The pretrained weights: +40.0 points of full over the recipe from random ones."
+    )
+
+
+def test_a_lead_that_is_the_same_in_all_seeds_is_known_to_a_row() -> None:
+    # One row of 30 in each of three seeds, and then nine of them.
+    features = contender("features", [27 / 30, 26 / 30, 25 / 30], seconds=10, scored=30)
+    near = contender("full", [28 / 30, 27 / 30, 26 / 30], seconds=90, scored=30)
+    told = comparison(near, features).verdict()[0]
+    assert told.startswith("Take features: full is ahead on validation, but not beyond what seeds")
+    assert gap(contender("a", [0.9, 0.1]), contender("b", [0.1, 0.2]))["low"] == -1
+    few = contender("features", [18 / 30, 17 / 30, 16 / 30], seconds=10, scored=30)
+    assert comparison(features, few).taken is features
 
 
 def test_runs_are_kept_and_a_second_time_nothing_is_done(
@@ -229,3 +251,33 @@ def test_no_method_is_a_mistake() -> None:
 
     with pytest.raises(RecipeError, match="at least one method"):
         compare(load("vit-digits"), [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_who_stops_a_comparison_stops_its_run(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready, saved = tmp_path / "ready", tmp_path / "saved"
+    # A run that takes longer to save than Python leaves a child after Ctrl-C.
+    story = f"""
+import pathlib, signal, sys, time
+def save(*_):
+    time.sleep(0.5)
+    pathlib.Path({str(saved)!r}).touch()
+    sys.exit(75)
+signal.signal({int(number)}, save)
+pathlib.Path({str(ready)!r}).touch()
+time.sleep(30)
+"""
+    monkeypatch.setattr(child, "START", story)
+
+    def stop() -> None:
+        while not ready.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=stop, daemon=True).start()
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match="Run the same command again"):
+        child.run(load("vit-digits"), tmp_path / "run")
+    assert saved.exists() and signal.getsignal(number) is before

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from pydantic import ValidationError
@@ -236,6 +237,19 @@ def test_a_share_is_stratified_and_leaves_the_rest_alone() -> None:
     assert Counter(few.train["label"]) == {0: 2, 1: 2, 2: 2}
     with pytest.raises(ValidationError):
         Rows(tables={}, share=0)
+
+
+def test_smaller_shares_are_within_larger_ones_and_lose_no_class() -> None:
+    several = [[0, 1] if i % 2 else [0] for i in range(139)]
+    for labels in ([0] * 90 + [1] * 45 + [2] * 5, [*several, [2]]):
+        cells = {"text": [f"row {i}" for i in range(140)], "label": labels}
+        tables = {"train": Dataset.from_dict(cells), "test": Dataset.from_dict(cells)}
+        shares = [load(tables, share=share, validation=0.1) for share in (1 / 16, 1 / 8, 1 / 2)]
+        drawn = [set(splits.train["text"]) for splits in shares]
+        assert drawn[0] < drawn[1] < drawn[2]
+        for splits in shares:
+            flat = [np.ravel(label).tolist() for label in splits.train["label"]]
+            assert {0, 1, 2} == {name for label in flat for name in label}
 
 
 def test_a_share_without_classes_is_drawn_at_random() -> None:

@@ -48,6 +48,8 @@ def test_a_backbone_that_was_wiped_has_forgotten(
     run = finetune(few, tmp_path / "run")
     same = forgetting.measure(run, str(data))
     assert same["difference"]["value"] == 0 and same["pretrained"] == same["finetuned"]
+    other = forgetting.measure(run, str(photos(tmp_path / "other", classes="56", count=60)))
+    assert other["difference"]["value"] == 0 and other["pretrained"]["n"] > 0
     shutil.copytree(run.path, tmp_path / "wiped")
     path = tmp_path / "wiped" / "model" / WEIGHTS
     weights = load_file(path)

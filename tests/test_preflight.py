@@ -260,13 +260,38 @@ def test_wrong_labels_are_found_in_digits(tmp_path: Path) -> None:
     planted = random.choice(len(survey), round(0.05 * len(survey)), replace=False)
     codes = survey.codes.copy()
     codes[planted] = (codes[planted] + random.integers(1, 10, len(planted))) % 10
-    found = suspects.ranked(suspects.out_of_fold(together, codes, 10), codes)
+    found = suspects.ranked(suspects.out_of_fold(together, codes, 10, np.arange(len(codes))), codes)
     hits = np.isin(found.rows, planted)
     # 0.84 to 0.89 over five draws of the 5 %, and 0.90 to 0.93 with all 1,797 digits.
     assert hits[: len(planted)].mean() >= 0.8
     assert hits.sum() / len(planted) >= 0.9
     right = found.suggested[hits] == survey.codes[found.rows[hits]]
     assert right.mean() >= 0.9
+
+
+def test_copies_of_a_wrong_label_do_not_vouch_for_it() -> None:
+    random = np.random.default_rng(0)
+    codes = np.repeat([0, 1], 60)
+    features = random.standard_normal((120, 20)) + np.eye(2)[codes] @ np.eye(2, 20)
+    # One row of class 0, labelled as 1, thirty times over.
+    features = np.concatenate([features, np.repeat(features[:1], 30, 0)]).astype(np.float32)
+    codes, digests = (
+        np.append(codes, np.ones(30, int)),
+        np.append(np.arange(120), np.zeros(30, int)),
+    )
+    codes[0] = 1
+    apart = suspects.out_of_fold(features, codes, 2, digests)
+    vouched = suspects.out_of_fold(features, codes, 2, np.arange(150))
+    assert apart[120:, 0].min() > 0.5 > vouched[120:, 0].max()
+
+
+def test_labels_are_doubted_in_data_that_cannot_be_trained_on(tmp_path: Path) -> None:
+    root = photos(tmp_path / "photos")
+    (root / "test" / "eel").mkdir()
+    photo(999).save(root / "test" / "eel" / "0.jpg")
+    found = checked(tmp_path, f"data={root}", "labels=true", *TINY_VIT)
+    assert only(found, "1 of 3 classes have no train row")["severity"] == "serious"
+    assert found["suspects"]
 
 
 def test_suspicious_labels_are_told_by_name(tmp_path: Path) -> None:

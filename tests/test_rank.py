@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from scipy.stats import multivariate_normal
 from finetune import Timm, extraction, rank
 from finetune.command import main
 from finetune.errors import BackboneError, RecipeError
+from finetune.intervals import together
 from finetune.logme import logme
 from finetune.rank import Place, Ranking
 from finetune.recipe import load
@@ -92,6 +94,21 @@ def test_pretrained_weights_come_before_random_ones(
     assert [place["name"] for place in kept["places"]] == ["shipped", "random"]
     page = (tmp_path / "report.html").read_text("utf-8")
     assert "backbones ranked" in page and "none were looked at" in page
+
+
+def test_the_leader_of_equals_is_not_clearly_ahead() -> None:
+    """Of ten backbones that are right by chance alone, the worst is not told from the best."""
+    target = DIGITS.task.recall({"classes": ["a", "b"]})
+    wrong = 0
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        truth = random.integers(0, 2, 300)
+        guesses = np.where(random.random((10, 300)) < 0.8, truth, 1 - truth)
+        answers = [np.eye(2, dtype=np.float32)[guess] for guess in guesses]
+        order = np.argsort((guesses == truth).mean(1))
+        gap = target.difference(answers[order[-1]], answers[order[0]], truth)
+        wrong += together(gap, math.comb(10, 2))["low"] > 0
+    assert wrong <= 4  # with intervals for one comparison it is most of the 40
 
 
 def bert(path: Path, name: str, **changes: Any) -> Path:

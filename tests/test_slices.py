@@ -69,8 +69,22 @@ def test_a_slice_that_differs_by_chance_is_said_to() -> None:
     overall = {"value": 0.9}
     told = slices.sentence(found, "accuracy", overall)
     assert told is not None and told.endswith("its interval holds the figure of all rows.")
+    # Alone it would be beyond chance; the worst of 25 is not.
+    weak = {"value": 0.7, "low": 0.48, "high": 0.86, "n": 20}
+    assert "chance" not in (slices.sentence({"place": {"a": weak}}, "accuracy", overall) or "")
+    fair = {f"b{n}": {"value": 0.91, "low": 0.7, "high": 0.97, "n": 20} for n in range(24)}
+    told = slices.sentence({"place": {"a": weak, **fair}}, "accuracy", overall)
+    assert told is not None and "widened as it is the worst of 25, holds the figure" in told
     small = {"place": {"a": {"value": 0.1, "low": 0.0, "high": 0.9, "n": 3}}}
     assert slices.sentence(small, "accuracy", overall) is None
+
+
+def test_a_hostile_value_is_inert_in_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    figure = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 20}
+    slices.show({"a\x1b[2J": {"[red]\x1b[31mold\u202e" + "x" * 99: figure}}, "accuracy", figure)
+    said = capfd.readouterr().out
+    assert "\x1b" not in said and "\u202e" not in said
+    assert "Worst slice: a\\x1b[2J = [red]\\x1b[31mold\\u202ex" in " ".join(said.split())
 
 
 def test_rare_values_share_a_slice_and_none_is_missing() -> None:

@@ -145,9 +145,23 @@ def _draw(rows: Rows, codes: Rows | None, count: int, random: np.random.Generato
 
 
 def share_of(rows: Rows, labels: Sequence[Any] | None, asked: DataSource) -> Rows:
-    """Return `asked.share` of the rows, drawn with `share_seed`, each class in proportion."""
+    """Return `asked.share` of the rows, drawn with `share_seed`, each class in proportion.
+
+    A class too rare for it keeps one row: without any, other splits could not be measured.
+    """
     codes = None if labels is None else strata(labels)
-    return _draw(rows, codes, round(asked.share * len(rows)), _random(asked, "share"))
+    drawn = _draw(rows, codes, round(asked.share * len(rows)), _random(asked, "share"))
+    if not labels or (codes is None and not isinstance(labels[0], list)):
+        return drawn
+    names = [set(label) if isinstance(label, list) else {label} for label in labels]
+    kept = np.isin(rows, drawn)
+    seen = set[Any]().union(*(names[place] for place in np.flatnonzero(kept)))
+    # In the order of the draw, so that a larger share has these rows too.
+    for place in _random(asked, "share").permutation(len(rows)):
+        if not names[place] <= seen:
+            kept[place] = True
+            seen |= names[place]
+    return np.sort(rows[kept])
 
 
 def few_shot(rows: Rows, labels: Sequence[Any], asked: DataSource) -> tuple[Rows, list[str]]:

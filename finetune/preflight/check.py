@@ -18,11 +18,12 @@ from finetune.preflight.finding import EXAMPLES, Example, Finding, ranked, rows
 from finetune.preflight.result import Preflight
 from finetune.preflight.shortcuts import Probe
 from finetune.preflight.survey import Survey
-from finetune.protocols import SPLITS, Splits
+from finetune.protocols import SPLITS, Array, Splits
 from finetune.recipe import Recipe
 from finetune.report import preflight as page
 
-Found = tuple[Survey, list[Finding], list[Probe]]
+Found = tuple[Survey, list[Finding], list[Probe], Array]
+"""Also a digest of what each row holds, (rows,)."""
 
 
 def check(
@@ -43,11 +44,11 @@ def check(
     splits, unlabelled = _loaded(recipe)
     gaps = [*unlabelled, *_gaps(recipe, splits)]
     look = _at_images if "image" in recipe.task.columns else _at_texts
-    survey, findings, probes = look(recipe, splits)
+    survey, findings, probes, digests = look(recipe, splits)
     findings += [*gaps, *balance.check(survey), *shortcuts.check(probes)]
     doubtful = None
     if labels:
-        doubtful = _doubtful(recipe, survey)
+        doubtful = _doubtful(recipe, survey, digests)
         findings += suspects.check(survey, doubtful)
     seconds = time.monotonic() - began
     found = Preflight(path, survey, ranked(findings), probes, doubtful, seconds)
@@ -135,7 +136,8 @@ def _at_images(recipe: Recipe, splits: Splits) -> Found:
         *images.check(survey, seen),
     ]
     paths = seen.path if any(seen.path) else None
-    return survey, findings, shortcuts.probes(survey, seen.beside_content(), paths)
+    probes = shortcuts.probes(survey, seen.beside_content(), paths)
+    return survey, findings, probes, seen.digest
 
 
 def _at_texts(recipe: Recipe, splits: Splits) -> Found:
@@ -150,17 +152,19 @@ def _at_texts(recipe: Recipe, splits: Splits) -> Found:
         *texts.check(survey, lengths),
         *texts.truncation(recipe, survey),
     ]
-    return survey, findings, shortcuts.probes(survey, {"text length": lengths})
+    return survey, findings, shortcuts.probes(survey, {"text length": lengths}), digests
 
 
-def _doubtful(recipe: Recipe, survey: Survey) -> suspects.Suspects:
+def _doubtful(recipe: Recipe, survey: Survey, digests: Array) -> suspects.Suspects:
+    from finetune.targets import Classes
+
     if survey.codes is None:
         raise RecipeError(
             f"labels=true needs exactly one class in each row, which task={recipe.task.kind} has "
             "not. Leave it out, or give another task."
         )
-    target = recipe.task.bind(survey.splits, recipe.train)
-    features, _ = feature_table.computed(recipe, survey.splits, target)
+    # Not what the task binds, which refuses the very data that is to be told of.
+    features, _ = feature_table.computed(recipe, survey.splits, Classes(survey.classes))
     together = np.concatenate([features[split] for split in SPLITS])
-    chances = suspects.out_of_fold(together, survey.codes, len(survey.classes))
+    chances = suspects.out_of_fold(together, survey.codes, len(survey.classes), digests)
     return suspects.ranked(chances, survey.codes)

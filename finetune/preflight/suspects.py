@@ -38,10 +38,13 @@ class Suspects:
     """(suspects,) that of the suggested class."""
 
 
-def out_of_fold(features: Array, codes: Array, classes: int, seed: int = 0) -> Array:
+def out_of_fold(
+    features: Array, codes: Array, classes: int, digests: Array, seed: int = 0
+) -> Array:
     """Return the probabilities (rows, classes) of linear heads fitted on the other folds.
 
-    Raises DataError where no class has two rows.
+    Rows of equal digests (rows,) share a fold, as copies would vouch for each other. Raises
+    DataError where no class has two rows that differ.
     """
     import torch
     from sklearn.model_selection import StratifiedKFold
@@ -51,14 +54,17 @@ def out_of_fold(features: Array, codes: Array, classes: int, seed: int = 0) -> A
 
     target = Classes(tuple(map(str, range(classes))))
     found = np.zeros((len(codes), classes), np.float32)
-    folds = min(FOLDS, int(np.bincount(codes).max()))
+    _, first, group = np.unique(digests, return_index=True, return_inverse=True)
+    folds = min(FOLDS, int(np.bincount(codes[first]).max()))
     if folds < 2:
         raise DataError("labels=true needs classes with more than one row each. Leave it out.")
     splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of classes with fewer rows than folds
-        parts = list(splitter.split(features, codes))
-    for fit, held in parts:
+        parts = list(splitter.split(first, codes[first]))
+    for _, groups in parts:
+        held = np.isin(group, groups)
+        fit = ~held
         head = fit_head(features[fit], codes[fit], features[held], codes[held], target, [STRENGTH])
         outputs = torch.from_numpy(features[held]) @ head.weight.T + head.bias
         found[held] = outputs.softmax(1).numpy()

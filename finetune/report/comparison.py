@@ -79,7 +79,7 @@ def _differences(found: Comparison, name: str) -> Section:
     ]
     if not rows:
         return Section("Differences", [])
-    told = Sentences(["An interval that holds 0 is no evidence of a difference."])
+    told = Sentences([f"An interval that holds 0 is no evidence of a difference. {wording.SEEDS}"])
     table = Table(["", "test, paired by seed"], rows, wide=False)
     return Section("Differences", [table, told])
 

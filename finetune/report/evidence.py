@@ -162,15 +162,16 @@ def _calibration(result: Mapping[str, Any], shown: Evidence) -> Section:
     if fitted is None:
         return Section("Calibration", blocks, lead)
     rows = [
-        [wording.metric(name), *(wording.value(name, both[when]["value"]) for when in WHEN)]
-        for name, both in fitted["figures"].items()
+        [wording.metric(name), *(wording.figure(name, change[when]) for when in WHEN)]
+        for name, change in fitted["figures"].items()
     ]
-    title = f"On the test split, before and after a temperature of {fitted['temperature']:g}"
-    blocks.append(Table(["", *WHEN], rows, title, wide=False))
+    also = " and a threshold for each label" if result["target"].get("thresholds") else ""
+    title = f"On the test split, before and after a temperature of {fitted['temperature']:g}{also}"
     told = (
-        "The temperature was fitted on validation. The command predict divides the logits by it; "
-        "the model in model/ keeps its own probabilities."
+        "What was fitted on validation is used by the command predict; the model in model/ keeps "
+        "its own probabilities."
     )
+    blocks.append(Table(["", *WHEN], rows, title, wide=False))
     blocks.append(Sentences([told]))
     if fitted["coverage"]:
         text = "Accuracy where only the surest answers are given, by the share of rows answered."

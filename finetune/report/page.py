@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
-from finetune.errors import escaped
+from finetune.errors import printable
 
 Cell: TypeAlias = str | tuple[str, str]
 """Text, or text and what stands lighter beside it."""
@@ -141,15 +141,15 @@ def render(page: Page) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    def printable(value: Any) -> Any:
+    def shown(value: Any) -> Any:
         if isinstance(value, Markup) or not isinstance(value, str):
             return value
-        return "\n".join(escaped(line) for line in value.split("\n"))
+        return printable(value)
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
-        finalize=printable,
+        finalize=shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

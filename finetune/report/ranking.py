@@ -71,7 +71,12 @@ def _leads(found: Ranking, name: str) -> Section:
          f"{place.name}, on {place.rows:,} rows", wording.difference(name, place.lead)]
         for place in others
     ]  # fmt: skip
-    told = Sentences(["An interval that holds 0 is no evidence of a difference."])
+    told = Sentences(
+        [
+            "An interval that holds 0 is no evidence of a difference. Each is wide enough to hold "
+            "for all pairs of backbones at once (Bonferroni): the leader was picked from them."
+        ]
+    )
     table = Table(["", "paired by validation row"], rows, wide=False)
     return Section("Differences", [table, told])
 
