@@ -132,7 +132,7 @@ def _at_images(recipe: Recipe, splits: Splits) -> Found:
     survey, seen = Survey.of(splits, recipe.task), images.Looks.of(every)
     findings += [
         *duplicates.exact(survey, seen.digest, "images"),
-        *duplicates.near(survey, seen.digest, seen.vectors, images.ALIKE, "images"),
+        *duplicates.near(survey, seen.digest, seen.vectors, seen.alike, "images"),
         *images.check(survey, seen),
     ]
     paths = seen.path if any(seen.path) else None

@@ -22,6 +22,8 @@ SIDE = 8
 """Height and width of the thumbnails that are compared."""
 ALIKE = 0.94
 """From which product of their vectors two images are nearly the same."""
+ALIKE_SMALL = 0.99
+"""The same for images hardly larger than their thumbnails, whose look from afar is all there is."""
 FLAT = 2
 """Grey levels by which an image of one colour may differ."""
 TINY = 16
@@ -83,6 +85,12 @@ class Looks:
             "image size": np.stack([self.width, self.height, self.width / self.height], 1),
             "file type": np.unique(self.kind, return_inverse=True)[1],
         }
+
+    @property
+    def alike(self) -> float:
+        """From which product of their vectors two of these images are nearly the same."""
+        small = np.median(self.width * self.height) <= (2 * SIDE) ** 2
+        return ALIKE_SMALL if small else ALIKE
 
     @property
     def vectors(self) -> Array:
