@@ -73,8 +73,9 @@ def check_batch(recipe: Recipe, splits: Splits, source: Source | None = None) ->
     """Raise RecipeError if a batch is more than the training split.
 
     A row of text may be several samples, or a part of one: those are known from its `source`.
+    A head that is fitted to all rows at once needs no batches.
     """
-    if source is None and recipe.task.form.reading is not None:
+    if not recipe.method.descends or (source is None and recipe.task.form.reading is not None):
         return
     size, rows = recipe.train.batch_size, len(splits.train)
     count, what = (rows, "rows") if source is None else (len(source), "samples")

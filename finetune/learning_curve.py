@@ -105,7 +105,7 @@ def draw(
     points, train = [], plan.train
     data: Any = plan.data
     for share in SHARES:
-        if round(share * _trained(whole)) < train.batch_size:
+        if plan.method.descends and round(share * _trained(whole)) < train.batch_size:
             console.say(f"{share} of the labels fill no batch of {train.batch_size}: left out.")
             continue
         longer = [

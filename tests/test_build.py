@@ -86,6 +86,7 @@ def test_or_left_out_and_counted(photos: Path) -> None:
 def test_a_batch_larger_than_what_is_left(photos: Path) -> None:
     with pytest.raises(RecipeError, match=r"batch_size=13 is more than the 12 rows.* 1 to 12"):
         build.job(recipe(photos, "train.batch_size=13"))
+    build.job(recipe(photos, "train.batch_size=13", "method=features"))
     (photos / "train/cat/1.png").write_bytes(b"")
     with pytest.raises(RecipeError, match=r"batch_size=12 is more than the 11 rows"):
         build.job(recipe(photos, "train.batch_size=12", "data.on_error=skip"))
