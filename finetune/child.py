@@ -57,8 +57,10 @@ def _waited(command: Sequence[str]) -> tuple[int, bool]:
 
     # Python takes signals in the main thread alone.
     here = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGTERM, signal.SIGINT) if here else ()
-    previous = {number: signal.signal(number, pass_on) for number in numbers}
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if here else ()
+    # What is ignored stays so, as under nohup.
+    heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, pass_on) for number in heard}
     try:
         return process.wait(), asked
     finally:
