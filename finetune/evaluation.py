@@ -57,10 +57,10 @@ def measure(
     `data` is a short form as in `data=`, or an object that meets the protocol; `overrides` are
     further `data.key=value`. Of other data the test split counts, found by the same rules as for
     training; where the data has one split only, all its rows do. What was pushed keeps no record of
-    who looked. The model runs in float32 with
-    the batch size of the run, so that the same rows give the same figures. `slices` are columns
-    by whose values the rows are also scored in parts. Raises DataError for rows that cannot be
-    used or a column that is not there, RecipeError for a key that is not of the data.
+    who looked. The model runs in float32 with the batch size of the run, so that the same rows give
+    the same figures. `slices` are columns by whose values the rows are also scored in parts. Raises
+    DataError for rows that cannot be used or a column that is not there, RecipeError for a key that
+    is not of the data.
     """
     recipe, splits, used = _rows(run, data, overrides)
     same = splits.fingerprint == run.result["data"]["fingerprint"]
