@@ -1,6 +1,7 @@
 """95 % confidence intervals, each as quick as its metric allows.
 
     wilson       proportions (accuracy, recall): Wilson 1927
+    paired       differences of proportions of the same samples: Bonett and Price 2012
     bootstrap    functions of means over samples (F1, log loss, RMSE): Efron 1981, bias-corrected
                  percentiles
     linearised   ranking metrics (AUROC, average precision) and the calibration error: the
@@ -40,6 +41,19 @@ def wilson(hits: float, n: float) -> Interval:
         return None, None
     low, high = binomtest(round(hits), round(n)).proportion_ci(LEVEL, "wilson")
     return float(low), float(high)
+
+
+def paired(gained: float, lost: float, n: int) -> Interval:
+    """Return the interval of (gained - lost) / n, the difference of two proportions of n samples.
+
+    Where few samples are told apart, a bootstrap would take them for all there can be.
+    """
+    from scipy.special import ndtri
+
+    up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
+    middle = up - down
+    half = float(ndtri((1 + LEVEL) / 2)) * math.sqrt((up + down - middle**2) / (n + 2))
+    return max(middle - half, -1.0), min(middle + half, 1.0)
 
 
 def of_share(bounds: Interval, n: float) -> Interval:

@@ -21,6 +21,7 @@ from finetune.intervals import (
     linearised,
     linearised_share,
     of_share,
+    paired,
     percentiles,
     wilson,
 )
@@ -79,7 +80,7 @@ def difference(
     """Return by how much `predictions` exceed `other` in a metric: `{"value", "low", "high", "n"}`.
 
     It is in the metric's own unit (negative is better for errors). Both are scored on the same
-    resamples of the rows; ranking metrics take the infinitesimal jackknife instead.
+    resamples of the rows; proportions and ranking metrics have intervals of their own.
     """
     entry = TABLE[kind][name]
     ours, true = arrays(kind, predictions, references)
@@ -93,6 +94,9 @@ def difference(
         value = gap(slice(None))
         if not math.isfinite(value):
             pass
+        elif entry.proportion and entry.rows:
+            change = entry.rows(ours, true) - entry.rows(theirs, true)
+            bounds = paired(float((change > 0).sum()), float((change < 0).sum()), len(true))
         elif entry.rows:
             statistics = [(entry.rows(given, true), entry.combine) for given in (ours, theirs)]
             first, second = bootstrap(statistics)

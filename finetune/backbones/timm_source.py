@@ -84,7 +84,6 @@ def public(folder: Path) -> str:
 
 
 def _unknown(name: str, path: Path) -> str:
-    import timm
 
     if "/" in name or name.startswith(("~", ".")):
         kind = "is a file" if path.is_file() else "does not exist"
@@ -93,11 +92,17 @@ def _unknown(name: str, path: Path) -> str:
             f"backbone={name!r} {kind}.{nearest(str(path), beside)} Give a folder in timm's form, "
             "such as runs/NAME/model, the name of a timm model, or hf-hub:user/name."
         )
-    names = [*SHIPPED, *timm.list_models(), *timm.list_pretrained()]
     return (
-        f"backbone={name!r} is neither a timm model nor a folder.{nearest(name, names)} "
+        f"backbone={name!r} is neither a timm model nor a folder.{alike(name)} "
         "`timm.list_models()` lists all names."
     )
+
+
+def alike(name: str) -> str:
+    """Return `" Did you mean 'x'?"` for the nearest name of a model, or an empty string."""
+    import timm
+
+    return nearest(name, [*SHIPPED, *timm.list_models(), *timm.list_pretrained()])
 
 
 def _registered(name: str, weights: str) -> Source:

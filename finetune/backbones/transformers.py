@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, PositiveInt
 
 from finetune.backbones import transformers_source as sources
-from finetune.backbones.timm_source import public
+from finetune.backbones.timm_source import alike, public
 from finetune.backbones.transformers_source import SHIPPED
 from finetune.errors import BackboneError
 from finetune.protocols import ROW, Form
@@ -62,8 +62,10 @@ class Transformers(Noun):
         from finetune.backbones.transformers_model import assembled
 
         if form.reading is None:
+            sure = "/" in self.name or self.name in (*SHIPPED, *sources.BARE)
             raise BackboneError(
-                f"{self.public_name!r} is a language model, and this task does not read texts. "
+                f"{self.public_name!r} is taken for a language model, as timm has none of that "
+                f"name, and this task does not read texts.{'' if sure else alike(self.name)} "
                 "For images give a timm model, such as backbone=tiny-vit."
             )
         source = sources.resolve(
