@@ -169,7 +169,8 @@ def test_a_few_combinations_are_each_tried_once_and_a_failure_is_told(
     tmp_path: Path, within: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "all"
-    command = ["search", "recipe=vit-digits", *TINY_VIT, "method=features", "data.shots=8"]
+    plain = [*TINY_VIT, "data.shots=8", "train.epochs=1", "method=norm-bias"]
+    command = ["search", "recipe=vit-digits", *plain]
     assert main([*command, "train.batch_size=40,90", f"output={output}"]) == 0
     told = capfd.readouterr()
     assert "There are 2 combinations" in told.err
