@@ -122,7 +122,7 @@ def together(figure: Mapping[str, Any], comparisons: int) -> dict[str, Any]:
     return {**figure, **wide}
 
 
-def linearised(value: float, gradient: Array) -> Interval:
+def linearised(value: float, gradient: Array) -> tuple[float, float]:
     """Return the interval of a metric from its derivative by the weight of each sample, (n,)."""
     from scipy.special import ndtri
 

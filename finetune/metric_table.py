@@ -238,7 +238,7 @@ TABLE: dict[Kind, dict[str, Entry]] = {
             lambda given, true: metrics.log_loss(true, given, labels=np.arange(given.shape[1])),
             rows=_log_loss_rows,
         ),
-        "ece": Entry(_calibration_error, share=True, gradient=_calibration_gradient),
+        "ece": Entry(_calibration_error, gradient=_calibration_gradient),
         "brier": mean_of(_brier_rows),
         "matthews_correlation": Entry(
             _on_decisions(metrics.matthews_corrcoef),

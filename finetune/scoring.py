@@ -193,8 +193,11 @@ def _bounds(
             continue
         if entry.proportion:
             bounds[name] = wilson(value * len(true), len(true))
-        elif entry.gradient:
+        elif entry.gradient and entry.share:
             bounds[name] = linearised_share(value, entry.gradient(given, true))
+        elif entry.gradient:  # an error, which is never below 0
+            low, high = linearised(value, entry.gradient(given, true))
+            bounds[name] = max(low, 0.0), high
         elif entry.rows:
             resampled[name] = (entry.rows(given, true), entry.combine)
         else:

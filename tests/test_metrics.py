@@ -178,6 +178,10 @@ def test_the_interval_of_the_calibration_error_holds_the_true_one() -> None:
         found = score("classes", np.stack([sure, 1 - sure], 1), wrong.astype(int), only=["ece"])
         held += found["ece"]["low"] <= 0.05 <= found["ece"]["high"]
     assert held >= 88
+    # One answer for all, its probability the share that is right but for one.
+    always = np.tile([0.601, 0.399], (1000, 1))
+    found = score("classes", always, np.arange(1000) // 600, only=["ece"])["ece"]
+    assert found["value"] == pytest.approx(0.001) and found["low"] == 0 and found["high"] < 0.04
 
 
 @pytest.mark.parametrize(("kind", "data"), CASES)
